@@ -17,11 +17,13 @@ from ._pieces import ACTIVATIONS, Transformed, read
 # No bias, as the `score` of transformers' sequence classification
 # (modeling_layers.py); a constant cancels in any comparison of two rewards.
 @register("head", "scalar", pool="last", act="none", n_classes=1, bias=False)
+@register("head", "vector", n_classes=0)
 @register("head", "pooled")
 class TextHead(Transformed):
     """One answer a text, (B, T, D) -> (B, C), from its first token (BERT: Devlin et al. 2018, arXiv:1810.04805).
 
     pooled: One answer a text, from its first token (BERT: Devlin et al. 2018, arXiv:1810.04805): (B, T, D) -> (B, C).
+    vector: A text's vector, from its first token through a linear and tanh (SimCSE: arXiv:2104.08821): (B, T, D) -> (B, D).
     scalar: One score a text, from its last token (a reward: Ouyang et al. 2022, arXiv:2203.02155): (B, T, D) -> (B, 1).
 
     What `pool` reads, through act(linear) and a norm if wanted, dropout, then a linear to n_classes; with n_classes 0

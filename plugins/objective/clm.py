@@ -11,7 +11,8 @@ from torch import Tensor
 from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Vocabulary
 
-from ._loss import IGNORED, regularised, targets, token_loss
+from ._loss import regularised, targets, token_loss
+from ._shifted import shifted
 
 
 @register("objective", "clm")
@@ -49,14 +50,7 @@ class CausalLM:
         self.z_loss, self.label_smoothing, self.vocabulary = z_loss, label_smoothing, vocabulary.size
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        tokens = np.asarray(sample["tokens"], dtype=np.int64)
-        # Shifted here: transformers' models shift inside their loss, and are given labels that equal the ids.
-        prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
-        if sample.get("given") is not None:
-            prepared["labels"] = np.where(sample["given"][1:], IGNORED, tokens[1:])
-        if sample.get("documents") is not None:
-            prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[:-1]
-        return prepared
+        return shifted(sample)
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         n = targets(prepared)["nll"]

@@ -46,7 +46,8 @@ class Contrastive:
 
     A text has as many negatives as its micro-batch over all ranks, so that the loss depends on how train.batch_size is cut:
     8 x 4 is another loss than 32 x 1, while 32 on one rank are 16 on each of two. A validation compares within a micro-batch
-    of one rank. The vector is read off the last layer by `pool`, without the linear and tanh that SimCSE trains behind it.
+    of one rank. The vector is read off the last layer by `pool`. With `mlp` a linear and tanh stand behind the first token's:
+    where a text's like is itself only in training, so that what is measured is the vector without (sections 3 and 6.3).
 
     ids (T,), or row_ids of two or three texts, (T,) each.
     """
@@ -62,8 +63,14 @@ class Contrastive:
     when = {
         "positives=dropout": {"needs_dropout": True},
         "positives=pairs": {"reads": "similar", "collate": "pad"},
+        "mlp": {"heads": {"vector": "vector"}},
     }
-    telling = ({"temperature": 0.5}, {"positives": "pairs", "pool": "last"}, {"positives": "pairs", "pool": "mean"})
+    telling = (
+        {"temperature": 0.5},
+        {"positives": "pairs", "pool": "last"},
+        {"positives": "pairs", "pool": "mean"},
+        {"positives": "pairs", "mlp": True},
+    )
 
     def __init__(
         self,
@@ -76,9 +83,13 @@ class Contrastive:
         ] = "dropout",  # a text's like: itself under other dropout, or a record's second
         temperature: float = 0.05,  # cosines are divided by it
         pool: Pool = "first",  # the token whose vector is the text's, or the mean of all
+        mlp: bool = False,  # a linear and tanh behind it, which SimCSE drops after training where positives=dropout
     ):
         if not temperature > 0:
             raise ValueError(f"objective.temperature must be more than 0, but is {temperature}")
+        if mlp and pool != "first":
+            raise ValueError(f"objective.mlp=true reads the first token: leave out objective.pool={pool}")
+        self.mlp = mlp
         self.pairs, self.temperature, self.pool = positives == "pairs", temperature, pool
         self.gather: Callable[[Tensor], tuple[Tensor, int]] = _own
 
@@ -92,23 +103,30 @@ class Contrastive:
 
     def passes(self, prepared: Mapping[str, Any]) -> list[Pass]:
         rows = prepared["row_ids"] if self.pairs else [prepared["ids"]] * 2
-        return [Pass(len(row), heads={}) for row in rows]
+        heads: dict[str, int | None] = {"vector": None} if self.mlp else {}
+        return [Pass(len(row), heads=heads) for row in rows]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
+        training = getattr(model, "training", False)
         if self.pairs:
             texts, there_BR = flattened(batch)
         else:
             # Twice in one forward, in which each row has a dropout of its own.
             texts = {"ids": batch["ids"].repeat_interleave(2, 0)}
             there_BR = torch.ones(len(batch["ids"]), 2, dtype=torch.bool, device=batch["ids"].device)
-        output = model(texts, heads={})
-        z_nD = F.normalize(pooled(output, texts.get("valid"), self.pool), dim=-1)
+        if self.mlp and (self.pairs or training):
+            output = model(texts, heads={"vector": None})
+            vectors_nD = output.heads["vector"].float()
+        else:
+            output = model(texts, heads={})
+            vectors_nD = pooled(output, texts.get("valid"), self.pool)
+        z_nD = F.normalize(vectors_nD, dim=-1)
         # As many columns on every rank, whether or not a record of its micro-batch has a negative.
         there_BR = F.pad(there_BR, (0, (3 if self.pairs else 2) - there_BR.shape[1]))
         z_BRD = z_nD.new_zeros(*there_BR.shape, z_nD.shape[-1]).masked_scatter(there_BR[..., None], z_nD)
         others_MRD, there_MR, first = z_BRD, there_BR, 0
         # A rank's last validation batch may be smaller than another's, and can't be gathered with it.
-        if getattr(model, "training", False):
+        if training:
             # One tensor for both: a collective each would be two round trips.
             both, first = self.gather(torch.cat([z_BRD, there_BR[..., None].to(z_BRD)], -1))
             others_MRD, there_MR = both[..., :-1], both[..., -1] > 0.5

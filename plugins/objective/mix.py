@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,8 +25,9 @@ class Mixture:
     """An objective drawn for each sample (a mixture of denoisers: UL2, Tay et al. 2022, arXiv:2205.05131, section 3.1).
 
     The loss is the sum over objectives of their share times their mean over a step's targets; each is shown under its name,
-    those of one name together. Those under a causal, a prefix or no mask share mask=prefix. Where others train decoders, what
-    an encoder would read stands as a prefix before what the decoder writes (UL2's decoder-only models).
+    those of one name together. Those under a causal, a prefix or no mask share mask=prefix. Where others train decoders, or
+    with `prefix`, what an encoder would read stands as a prefix before what the decoder writes (UL2's decoder-only models,
+    section 4.3.1).
     A sample has the keys of all; what its own objective does not give is filled up. `which` (): the number of its own.
     """
 
@@ -37,11 +39,13 @@ class Mixture:
     gives = ("prefix_len",)
     collate = "pad"
     fixed_counts = False
+    when: ClassVar[dict[str, dict[str, Any]]] = {"prefix": {"topologies": ("decoder", "encoder")}}
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
         {"of": ("mlm", "clm")},
         {"weights": (3.0, 1.0)},
         {"options": ({"z_loss": 0.2}, {"rate": 0.5})},
         {"names": ("one", "other")},
+        {"of": ("denoise", "denoise"), "names": ("one", "other"), "weights": (3.0, 1.0), "prefix": True},
     )
 
     def __init__(
@@ -54,9 +58,10 @@ class Mixture:
         weights: tuple[float, ...] | None = None,  # in which proportion they are drawn; null: equally often
         options: tuple[dict[str, Any], ...] | None = None,  # of each: [{}, {rate: 0.3}]
         names: tuple[str, ...] | None = None,  # under which they are shown
+        prefix: bool = False,  # one stack is trained, also where all of them are for an encoder-decoder
     ):
         self.vocabulary = vocabulary.size
-        joined = declared("objective", "mix", {"of": of, "options": options, "names": names})
+        joined = declared("objective", "mix", {"of": of, "options": options, "names": names, "prefix": prefix})
         self.names = [str(n) for n in names or of]
         shares = np.array(weights or [1.0] * len(of), dtype=np.float64)
         if len(shares) != len(of) or not (shares > 0).all() or not np.isfinite(shares).all():
@@ -76,7 +81,8 @@ class Mixture:
             length = seq_len
             # With what the encoder would read, a text is longer than its window: it gets less of it.
             while self.as_prefix[i] and (much := _length(probed[i], self.parts[i], length) - seq_len) > 0:
-                length -= much
+                # Of padded texts both the source and what is written may be as long as the text.
+                length -= (much + 1) // 2 if _is_padded(self.parts[i]) else much
                 self.parts[i] = factory(vocabulary, length)
                 probed[i] = _probe(self.parts[i], length)
         self.keys = [{k for k in p if k != "documents"} for p in probed]
@@ -158,8 +164,8 @@ class Mixture:
                 # nowhere. A row of another objective may have more tokens than there are positions.
                 text = {k: v.to(which.device) for k, v in self.examples[i].items() if k in own}
                 scale, here = 0.0, True
-            runs: LanguageModel = model if here else _Nobody(self.vocabulary)
-            runs = _AsPrefix(runs) if self.as_prefix[i] else runs
+            runs: LanguageModel = model if here else _Answering(partial(_nothing, self.vocabulary))
+            runs = _Answering(partial(_as_prefix, runs)) if self.as_prefix[i] else runs
             others = {role: companions[role] if here else runs for role in getattr(part, "models", {})}
             loss = part.loss(runs, text, **others)
             found.append(_scaled(loss, scale))
@@ -186,33 +192,14 @@ class Mixture:
 # ---------------------------------------------------------------- models as parts of a mixture call them
 
 
-class _Nobody:
-    """A model for a batch without rows: no scores."""
-
-    def __init__(self, vocabulary: int):
-        self.vocabulary = vocabulary
-
-    def __call__(
-        self,
-        batch: Mapping[str, Tensor],
-        heads: Mapping[str, Tensor | None] | None = None,
-        memory: Memory | None = None,
-        layers: Sequence[int] = (),
-    ) -> Output:
-        shape = batch["ids"].shape
-        scores = {
-            role: torch.zeros(*(shape if rows is None else (0,)), self.vocabulary, device=batch["ids"].device)
-            for role, rows in (heads or {}).items()
-        }
-        nothing = torch.zeros(*shape, 1, device=batch["ids"].device)
-        return Output(nothing, scores, None, layers=(nothing,) * len(layers))
+Answer = Callable[[Mapping[str, Tensor], Mapping[str, Tensor | None], Sequence[int]], Output]
 
 
-class _AsPrefix:
-    """A model without an encoder, for a batch that has what one would read: it stands before the decoder's tokens."""
+@dataclass(frozen=True)
+class _Answering:
+    """A model by what it answers to a batch, to the heads that are asked for, with their rows, and to the layers."""
 
-    def __init__(self, model: LanguageModel):
-        self.model = model
+    answer: Answer
 
     def __call__(
         self,
@@ -221,28 +208,45 @@ class _AsPrefix:
         memory: Memory | None = None,
         layers: Sequence[int] = (),
     ) -> Output:
-        source, ids = batch["source_ids"], batch["ids"]
-        n = source.shape[1]
-        text = {"ids": torch.cat([source, ids], 1), "prefix_len": torch.full_like(source[:, 0], n)}
-        valid = [
-            batch.get(k, torch.ones_like(t, dtype=torch.bool)) for k, t in (("source_valid", source), ("valid", ids))
-        ]
-        if "source_valid" in batch or "valid" in batch:
-            text["valid"] = torch.cat(valid, 1)
-            # Padding may stand between the two.
-            text["positions"] = (text["valid"].long().cumsum(1) - 1).clamp(min=0)
-        silent = torch.zeros_like(valid[0])
-        asked = {
-            role: torch.cat([silent, torch.ones_like(valid[1]) if rows is None else rows], 1)
-            for role, rows in (heads or {}).items()
-        }
-        output = self.model(text, heads=asked, layers=layers)
-        scores = {
-            role: values.view(*ids.shape, *values.shape[1:]) if heads and heads[role] is None else values
-            for role, values in output.heads.items()
-        }
-        states = tuple(state[:, n:] for state in output.layers)
-        return output._replace(hidden=output.hidden[:, n:], heads=scores, layers=states)
+        return self.answer(batch, heads or {}, layers)
+
+
+def _nothing(
+    vocabulary: int, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None], layers: Sequence[int]
+) -> Output:
+    """The answer to a batch without rows: no scores."""
+    shape, device = batch["ids"].shape, batch["ids"].device
+    scores = {
+        role: torch.zeros(*(shape if rows is None else (0,)), vocabulary, device=device) for role, rows in heads.items()
+    }
+    nothing = torch.zeros(*shape, 1, device=device)
+    return Output(nothing, scores, None, layers=(nothing,) * len(layers))
+
+
+def _as_prefix(
+    model: LanguageModel, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None], layers: Sequence[int]
+) -> Output:
+    """The answer of a model without an encoder: what one would read stands before the decoder's tokens."""
+    source, ids = batch["source_ids"], batch["ids"]
+    n = source.shape[1]
+    text = {"ids": torch.cat([source, ids], 1), "prefix_len": torch.full_like(source[:, 0], n)}
+    valid = [batch.get(k, torch.ones_like(t, dtype=torch.bool)) for k, t in (("source_valid", source), ("valid", ids))]
+    if "source_valid" in batch or "valid" in batch:
+        text["valid"] = torch.cat(valid, 1)
+        # Padding may stand between the two.
+        text["positions"] = (text["valid"].long().cumsum(1) - 1).clamp(min=0)
+    silent = torch.zeros_like(valid[0])
+    asked: dict[str, Tensor | None] = {
+        role: torch.cat([silent, torch.ones_like(valid[1]) if rows is None else rows], 1)
+        for role, rows in heads.items()
+    }
+    output = model(text, heads=asked, layers=layers)
+    scores = {
+        role: values.view(*ids.shape, *values.shape[1:]) if heads[role] is None else values
+        for role, values in output.heads.items()
+    }
+    states = tuple(state[:, n:] for state in output.layers)
+    return output._replace(hidden=output.hidden[:, n:], heads=scores, layers=states)
 
 
 def _chosen(
@@ -269,9 +273,11 @@ def _probe(part: Objective, seq_len: int) -> Prepared:
 
 def _length(probed: Prepared, part: Objective, seq_len: int) -> int:
     """Tokens of a source and what the decoder reads, at most."""
-    if getattr(part, "collate", "stack") == "pad":
-        return 2 * seq_len
-    return len(probed["source_ids"]) + len(probed["ids"])
+    return 2 * seq_len if _is_padded(part) else len(probed["source_ids"]) + len(probed["ids"])
+
+
+def _is_padded(part: Objective) -> bool:
+    return getattr(part, "collate", "stack") == "pad"
 
 
 def _ids(key: str) -> str:

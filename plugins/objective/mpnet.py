@@ -12,6 +12,7 @@ from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary
 
 from ._loss import IGNORED, targets
+from ._masking import known_words
 from ._queries import asked, asked_loss, ordinary, places, special_table
 
 
@@ -19,11 +20,11 @@ from ._queries import asked, asked_loss, ordinary, places, special_table
 class MaskedPermutedLM:
     """Masked and permuted language modelling with two streams (MPNet: Song et al. 2020, arXiv:2004.09297).
 
-    A share `rate` of the T tokens, P of them drawn at random, is predicted in a random order: each from all tokens that are no
-    targets, from the targets before it, and from placeholders of itself and of those behind it, which compensate for their
-    positions. The text has P placeholders and P queries behind it, of which nobody sees a query: ids, positions, rank,
-    placeholders, queries and labels (T + 2 P,), labels at queries alone. A target's placeholder and its query are shown as the
-    mask token with probability `masked`, as a random ordinary token with `random`, else as the target.
+    A share `rate` of the T tokens, P of them drawn at random, by themselves or by words, is predicted in a random order: each
+    from all tokens that are no targets, from the targets before it, and from placeholders of itself and of those behind it,
+    which compensate for their positions. The text has P placeholders and P queries behind it, of which nobody sees a query:
+    ids, positions, rank, placeholders, queries and labels (T + 2 P,), labels at queries alone. A target's placeholder and its
+    query are shown as the mask token with probability `masked`, as a random ordinary token with `random`, else as the target.
     """
 
     mask = "compensated"
@@ -37,6 +38,7 @@ class MaskedPermutedLM:
         {"rate": 0.01},
         {"rate": 1.0},
         {"rate": 0.5, "masked": 0.2, "random": 0.6},
+        {"rate": 0.3, "whole_words": True},
     )
     fixed_counts = False
 
@@ -49,6 +51,7 @@ class MaskedPermutedLM:
         rate: float = 0.15,  # share of tokens that are predicted
         masked: float = 0.8,  # share of targets whose placeholder is the mask token
         random: float = 0.1,  # share of targets whose placeholder is a random token
+        whole_words: bool = False,  # all tokens of a word are targets or none, but of the last one (the paper's)
     ):
         if not 0 < rate <= 1 or masked < 0 or random < 0 or masked + random > 1:
             raise ValueError(
@@ -59,6 +62,7 @@ class MaskedPermutedLM:
         self.n_queries = max(1, round(seq_len * rate))
         self.mask_id = vocabulary.special["mask"]
         self.is_special = special_table(vocabulary)
+        self.words = known_words(vocabulary, "objective.whole_words=true") if whole_words else None
         self.ordinary = np.flatnonzero(~self.is_special)
         # A random token may be the target.
         self.shown = max(0.0, 1 - masked - random + random / len(self.ordinary))
@@ -67,7 +71,7 @@ class MaskedPermutedLM:
         text = np.array(sample["tokens"], dtype=np.int64)[: self.seq_len]
         may = np.flatnonzero(ordinary(sample, self.is_special)[: self.seq_len])
         n = self.n_queries
-        rank, where, ranks, labels = asked(text, rng.choice(may, min(n, len(may)), replace=False), n)
+        rank, where, ranks, labels = asked(text, self._order(text, may, rng), n)
         fate, replacement = rng.random(n), self.ordinary[rng.integers(len(self.ordinary), size=n)]
         shown = np.where(fate < self.masked, self.mask_id, labels)
         shown = np.where((fate >= self.masked) & (fate < self.masked + self.random), replacement, shown)
@@ -87,6 +91,15 @@ class MaskedPermutedLM:
         if documents is not None:
             prepared["documents"] = np.concatenate([documents, documents[where], documents[where]])
         return prepared
+
+    def _order(self, text: np.ndarray, may: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The places of targets, of those that may be, in a random order."""
+        n = min(self.n_queries, len(may))
+        if self.words is None:
+            return rng.choice(may, n, replace=False)
+        # Words in a random order, of which the last is cut, as a window has the same number of targets always.
+        words = rng.random(len(text))[self.words.numbers(text)[may]]
+        return rng.permutation(may[words.argsort(kind="stable")][:n])
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return targets(prepared)

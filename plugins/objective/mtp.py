@@ -12,6 +12,7 @@ from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
 
 from ._loss import IGNORED, cross_entropy
+from ._shifted import shifted
 
 
 @register("objective", "mtp")
@@ -69,13 +70,7 @@ class MultiTokenPrediction:
         self.depth, self.weight = depth, weight
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        tokens = np.asarray(sample["tokens"], dtype=np.int64)
-        prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
-        if sample.get("given") is not None:
-            prepared["labels"] = np.where(sample["given"][1:], IGNORED, tokens[1:])
-        if sample.get("documents") is not None:
-            prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[:-1]
-        return prepared
+        return shifted(sample)
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         where = prepared["labels"] != IGNORED

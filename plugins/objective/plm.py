@@ -27,8 +27,8 @@ class PermutationLM:
     A span of L tokens, drawn with a probability of 1/L, stands anywhere in a context of one_in x L tokens, contexts one behind
     the other, and what is missing to P at the end is drawn from all other tokens. With `memory` the first so many tokens of a
     window are a segment of their own, read under an order of its own without gradient; what each layer is given of them is the
-    memory of the rest. The paper remembers it from the step before instead, at that step's weights, and feeds half of a batch
-    backwards.
+    memory of the rest. The paper remembers it from the step before instead, at that step's weights. As a memory holds only what
+    came before, it reads half of a batch from the ends of texts (section 3.1): so is a share `backwards` of windows here.
     """
 
     mask = "permutation"
@@ -42,6 +42,7 @@ class PermutationLM:
         {"one_in": 1},
         {"one_in": 2, "max_span": 8},
         {"one_in": 2, "memory": 5},
+        {"one_in": 2, "memory": 5, "backwards": 1.0},
     )
     fixed_counts = False
 
@@ -54,12 +55,16 @@ class PermutationLM:
         one_in: int = 6,  # one in so many tokens is a target (the paper's K); 1: all
         max_span: int = 5,  # longest span of targets
         memory: int = 0,  # tokens of each window that are read first, without gradient, and are no targets
+        backwards: float = 0.0,  # share of windows that are read from their ends (XLNet, with its memory: 0.5)
     ):
         for name, value in (("one_in", one_in), ("max_span", max_span)):
             if value < 1:
                 raise ValueError(f"objective.{name} must be at least 1, but is {value}")
         if not 0 <= memory < seq_len:
             raise ValueError(f"objective.memory must be in [0, data.seq_len={seq_len}), but is {memory}")
+        if not 0 <= backwards <= 1:
+            raise ValueError(f"objective.backwards must be in [0, 1] (0: none; XLNet has 0.5), but is {backwards}")
+        self.backwards = backwards
         self.seq_len, self.one_in, self.memory = seq_len, one_in, memory
         self.n_queries = max(1, (seq_len - memory) // one_in)
         # The published data_utils.py (_sample_mask) prefers short spans so; the paper doesn't say.
@@ -69,6 +74,9 @@ class PermutationLM:
         self.is_special = special_table(vocabulary)
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if self.backwards and rng.random() < self.backwards:
+            keys = [key for key in ("tokens", "given", "documents") if sample.get(key) is not None]
+            sample = {key: sample[key][: self.seq_len][::-1] for key in keys}
         tokens = np.array(sample["tokens"], dtype=np.int64)[: self.seq_len]
         may = ordinary(sample, self.is_special)[: self.seq_len]
         documents = None if sample.get("documents") is None else np.asarray(sample["documents"])[: self.seq_len]

@@ -27,8 +27,8 @@ class ReplacedTokenDetection:
     a masked token, plus `weight` times the model's binary cross-entropy a token (nats).
 
     Every token counts but padding and what the text only begins with, special ones too, as in the released code
-    (`input_mask` in run_pretraining.py). That code leaves 15 % of the chosen tokens unmasked (`masked=0.85`), and the paper's
-    large model has `rate=0.25`.
+    (`input_mask` in run_pretraining.py). That code leaves 15 % of the chosen tokens unmasked (`masked=0.85`); the paper's
+    large model has `rate=0.25` (objective=rtd_large).
     """
 
     mask = "bidirectional"

@@ -16,8 +16,8 @@ PREFIXES = ("causal", "prefix", "bidirectional")
 def joined(own: Mapping[str, Any], parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """The declared attributes of a mixture, `own` and those of its parts, in whose `measures` terms have the part's name.
 
-    Of roles that several have a head for, the first one's. The mask is theirs where they agree, else that of the mixture, a
-    prefix. UserError for parts that no one model can train.
+    Topologies of its own stand for theirs. Of roles that several have a head for, the first one's. The mask is theirs where
+    they agree, else that of the mixture, a prefix. UserError for parts that no one model can train.
     """
     known = TABLE["objective"]
     attrs: dict[str, Any] = {}
@@ -29,7 +29,7 @@ def joined(own: Mapping[str, Any], parts: Sequence[tuple[str, Mapping[str, Any]]
         }
         heads = {**kept.get("heads", known["heads"].default), **attrs.get("heads", {})}
         attrs = {**merged(attrs, kept), "heads": heads}
-    kinds = topologies(parts)
+    kinds = own.get("topologies") or topologies(parts)
     masks = {_mask(declared) for _, declared in parts}
     if kinds != (ACROSS,) and any(_across(declared) for _, declared in parts):
         masks.add("prefix")  # what an encoder would read stands before what a decoder writes

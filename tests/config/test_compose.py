@@ -123,7 +123,9 @@ PRESETS_NEED = {  # the model of which they are the objective
     ("objective", "distilbert"): ["model=distilbert", "models.teacher=[]"],
     ("objective", "mlm_nsp"): ["model=bert"],
     ("objective", "mlm_sop"): ["model=albert"],
+    ("objective", "rtd_large"): ["model=electra"],
     ("objective", "ul2"): ["model=t5"],
+    ("objective", "ul2_decoder"): ["model=llama3"],
 }
 
 

@@ -221,6 +221,11 @@ def pooled_vector(given: Given, h: np.ndarray, ids: np.ndarray, valid: np.ndarra
 )
 @twin(
     "head",
+    "vector",
+    source=f"Gao et al. 2021, section 6.3, the MLP over [CLS], as BERT's pooler; other poolings by their names; {SCORES}",
+)
+@twin(
+    "head",
     "scalar",
     source=f"Ouyang et al. 2022, section 3.4, read at the last token; other poolings by their names; {SCORES}",
 )

@@ -38,6 +38,7 @@ def batch(objective, rows=4):
 CASES = {
     "bart": ("model=bart",),
     "glm_2022": ("model=glm_2022",),
+    "ul2 for a decoder": ("objective=ul2_decoder",),
     "a mixture for a decoder": ("objective=mix", "objective.of=[clm,span_corruption,mlm]"),
 }
 
@@ -82,6 +83,22 @@ def test_each_objective_of_a_mixture_is_drawn_by_its_weight_and_has_its_own_loss
         assert loss.terms[name][0].item() == pytest.approx(alone, rel=1e-4, abs=1e-6)
     counts = [objective.targets({k: v[row].numpy() for k, v in whole.items()}) for row in range(8)]
     assert {name: sum(c[name] for c in counts) for name in counts[0]} == {n: int(c) for n, (_, c) in loss.terms.items()}
+
+
+def test_a_decoder_writes_what_ul2_has_taken_out_behind_what_is_left():
+    objective, model = made("objective=ul2_decoder")
+    assert type(model.all_stacks()[-1].spec.mask.factory()()).__name__ == "Prefix"
+    names = registry.of_node("objective", compose([*TINY, "objective=ul2_decoder"]).cfg.objective).special
+    special, seen = stand_in.vocabulary(320, names).special, set()
+    rng, text = np.random.default_rng(0), np.arange(LENGTH + 1)
+    for _ in range(60):
+        sample = objective.prepare({"tokens": text}, rng)
+        source, labels = sample["source_ids"], sample["labels"]
+        assert len(source) + len(labels) <= LENGTH
+        seen.add((objective.names[int(sample["which"])], int(source[0])))
+        words = [i for i in np.concatenate([source, labels]) if i < 200]
+        assert sorted(words) == list(range(len(words)))
+    assert seen == {(mode, special[f"mode_{mode}"]) for mode in "rsx"}
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,29 @@ class Vectors(nn.Module):
         return Output(self.table[batch["ids"]], {}, None)
 
 
+class Projecting(Vectors):
+    """The same with a head."""
+
+    def forward(self, batch, heads=None):
+        output = super().forward(batch)
+        return output._replace(heads={role: torch.tanh(output.hidden[:, 0] * 3 - 1) for role in heads})
+
+
+def test_the_mlp_stays_behind_after_training_where_a_text_is_its_own_like():
+    alike, of_pairs = (objective("contrastive", mlp=True, positives=kind) for kind in ("dropout", "pairs"))
+    text = {"ids": tokens(4, 5)}
+    two = collate.batch([of_pairs.prepare(sample, None) for sample in pairs(4)], "pad")
+
+    def value(made, batch, model, training):
+        return made.loss(model.train(training), batch).mean().item()
+
+    for made, batch, stays in ((alike, text, False), (of_pairs, two, True)):
+        with_it, without = (value(made, batch, Projecting(), training) for training in (True, False))
+        plain = objective("contrastive", positives="pairs" if stays else "dropout")
+        assert value(plain, batch, Projecting(), True) != pytest.approx(with_it)
+        assert without == pytest.approx(with_it if stays else value(plain, batch, Projecting(), False))
+
+
 class Ranks:
     """Sums over ranks that are threads of this process."""
 

@@ -47,6 +47,18 @@ def batch_of(made, **how):
     return collate.batch(samples(made, **how), "stack")
 
 
+def test_half_of_the_windows_are_read_from_their_ends():
+    made, rng = objective("plm", {"backwards": 0.5, "memory": 3}), np.random.default_rng(0)
+    text, given = np.arange(LENGTH + 1), np.arange(LENGTH + 1) < 4
+    sample = {"tokens": text, "given": given, "documents": DOCUMENTS}
+    drawn = [made.prepare(sample, rng) for _ in range(400)]
+    read = [tuple(np.append(one["before_ids"], one["ids"][: LENGTH - 3]).tolist()) for one in drawn]
+    ways = (tuple(range(LENGTH)), tuple(range(LENGTH))[::-1])
+    assert set(read) == set(ways) and abs(read.count(ways[1]) - 200) < 50  # five deviations
+    assert all(given[label] == 0 for one in drawn for label in one["labels"] if label >= 0)
+    assert all((DOCUMENTS[one["ids"][: LENGTH - 3]] == one["documents"][: LENGTH - 3]).all() for one in drawn)
+
+
 class Watching:
     """A model that keeps the scores that its heads gave."""
 

@@ -64,6 +64,23 @@ def regularised(given: Given, z_loss: float, smoothing: float) -> Arrays:
     return made
 
 
+def shifted(given: Given, terms: dict[str, int]) -> Arrays:
+    """Texts of which each token but the first is a target, unless it is given. terms: of how many at the beginning a term has
+    none."""
+    made: Arrays = {}
+    for name in ("plain", "answered", "only_special"):
+        tokens = given.inputs[f"{name}/tokens"]
+        labels = tokens[1:].copy()
+        if name == "answered":
+            labels[given.inputs["answered/given"][1:]] = -100
+        made[f"prepared/ids/{name}"], made[f"prepared/labels/{name}"] = tokens[:-1], labels
+        if name != "only_special":
+            made[f"prepared/documents/{name}"] = given.inputs[f"{name}/documents"][:-1]
+        for term, without in terms.items():
+            made[f"n_targets/{term}/{name}"] = np.array((labels[without:] >= 0).sum())
+    return made
+
+
 @twin(
     "objective",
     "clm",
@@ -73,17 +90,8 @@ def regularised(given: Given, z_loss: float, smoothing: float) -> Arrays:
 def clm(given: Given) -> Arrays:
     z_loss, smoothing = given.options["z_loss"], given.options["label_smoothing"]
     made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **regularised(given, z_loss, smoothing)}
-    for name in ("plain", "answered", "only_special"):
-        tokens = given.inputs[f"{name}/tokens"]
-        labels = tokens[1:].copy()
-        if name == "answered":
-            labels[given.inputs["answered/given"][1:]] = -100
-        made[f"prepared/ids/{name}"], made[f"prepared/labels/{name}"] = tokens[:-1], labels
-        if name != "only_special":
-            made[f"prepared/documents/{name}"] = given.inputs[f"{name}/documents"][:-1]
-        for term in ("nll", *(["z"] if z_loss else []), *(["uniform"] if smoothing else [])):
-            made[f"n_targets/{term}/{name}"] = np.array((labels >= 0).sum())
-    return made
+    terms = {"nll": 0, **({"z": 0} if z_loss else {}), **({"uniform": 0} if smoothing else {})}
+    return made | shifted(given, terms)
 
 
 @twin("objective", "prefix_lm", source="Raffel et al. 2019, section 3.2.3; lengths: split_tokens of its code")
@@ -173,16 +181,7 @@ def fim(given: Given) -> Arrays:
 def mtp(given: Given) -> Arrays:
     depth, weight = given.options["depth"], given.options["weight"]
     made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "tokens", False)}
-    for name in ("plain", "answered", "only_special"):
-        tokens = given.inputs[f"{name}/tokens"]
-        labels = tokens[1:].copy()
-        if name == "answered":
-            labels[given.inputs["answered/given"][1:]] = -100
-        made[f"prepared/ids/{name}"], made[f"prepared/labels/{name}"] = tokens[:-1], labels
-        if name != "only_special":
-            made[f"prepared/documents/{name}"] = given.inputs[f"{name}/documents"][:-1]
-        for k in range(depth + 1):
-            made[f"n_targets/{f'nll_{k + 1}' if k else 'nll'}/{name}"] = np.array((labels[k:] >= 0).sum())
+    made |= shifted(given, {f"nll_{k + 1}" if k else "nll": k for k in range(depth + 1)})
     head = given.inputs["head"]
     tables = [given.inputs["hidden"], *(given.inputs[f"hidden/module_{k}"] for k in range(1, depth + 1))]
     for batch in ("batch", "none"):

@@ -15,7 +15,7 @@ from twins.objective.losses import Arrays, log_softmax
 
 REFUSED: Settings = {
     "classify": [({}, {"lm_weight": -0.1})],
-    "contrastive": [({}, {"temperature": 0.0})],
+    "contrastive": [({}, {"temperature": 0.0}), ({}, {"mlp": True, "pool": "mean"})],
     "contrastive_margin": [({}, {"margin": 0.0})],
     "qa_span": [({}, {"stride": -1}), ({}, {"stride": 40}), ({}, {"max_answer": 0})],
 }
@@ -310,11 +310,17 @@ def contrast(given: Given, name: str, batch: Arrays, scores: Arrays) -> Computed
     """Gao et al. 2021, equations 1 and 5 (alpha = 1)."""
     o, hidden = given.options, given.inputs["hidden"]
     texts = texts_of(given, name, batch)
-    vector = lambda ids: weights_of(o["pool"], len(ids)) @ hidden[ids]  # noqa: E731
+    # A model that is not trained has no MLP where a text's like is itself.
+    projected = scores.get("vector") if o["positives"] == "pairs" else None
     unit = lambda v: v / np.linalg.norm(v)  # noqa: E731
-    queries = [sample[0] for sample in texts]
-    keys = [sample[j] for j in (1, 2) for sample in texts if len(sample) > j]
-    q, k = (np.stack([vector(ids) for ids in found]) for found in (queries, keys))
+    rows = iter(range(sum(map(len, texts))))
+    numbered = [[(next(rows), ids) for ids in sample] for sample in texts]
+    vector = lambda row, ids: (  # noqa: E731
+        weights_of(o["pool"], len(ids)) @ hidden[ids] if projected is None else projected[row]
+    )
+    queries = [sample[0] for sample in numbered]
+    keys = [sample[j] for j in (1, 2) for sample in numbered if len(sample) > j]
+    q, k = (np.stack([vector(*text) for text in found]) for found in (queries, keys))
     z, c = (np.stack([unit(v) for v in found]) for found in (q, k))
     total, right, dz, dc = 0.0, 0, np.zeros_like(z), np.zeros_like(c)
     for i in range(len(z)):
@@ -324,18 +330,28 @@ def contrast(given: Given, name: str, batch: Arrays, scores: Arrays) -> Computed
         dz[i] += slope @ c / o["temperature"] / len(z)
         dc += slope[:, None] * z[i] / o["temperature"] / len(z)
     table = np.zeros_like(hidden)
+    by_role = {role: np.zeros_like(value) for role, value in scores.items()}
     for found, raw, units, slopes in ((queries, q, z, dz), (keys, k, c, dc)):
-        for ids, v, u, d in zip(found, raw, units, slopes, strict=True):
-            np.add.at(table, ids, np.outer(weights_of(o["pool"], len(ids)), (d - u * (u @ d)) / np.linalg.norm(v)))
+        for (row, ids), v, u, d in zip(found, raw, units, slopes, strict=True):
+            slope = (d - u * (u @ d)) / np.linalg.norm(v)
+            if projected is None:
+                np.add.at(table, ids, np.outer(weights_of(o["pool"], len(ids)), slope))
+            else:
+                by_role["vector"][row] += slope
     n = len(z)
-    return Computed({"contrast": (total, n)}, {"accuracy": (right, n)}, {"hidden": table})
+    # Hidden states that are read by a head alone have no slope of their own here.
+    hidden_slope = {"hidden": table} if projected is None else {}
+    return Computed({"contrast": (total, n)}, {"accuracy": (right, n)}, by_role | hidden_slope)
 
 
-@twin("objective", "contrastive", source="Gao et al. 2021, equations 1 and 5")
+@twin("objective", "contrastive", source="Gao et al. 2021, equations 1 and 5; the MLP: section 6.3")
 def contrastive(given: Given) -> Arrays:
     made = {**declared(True), **losses(given, contrast)}
     for i in range(n_records(given) if given.options["positives"] == "pairs" else 0):
-        made |= {**prepared_rows(record(given, i), i, 0), f"n_targets/contrast/{i}": np.array(1)}
+        made |= {
+            **prepared_rows(record(given, i), i, int(given.options["mlp"])),
+            f"n_targets/contrast/{i}": np.array(1),
+        }
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -11,7 +12,14 @@ from twins import Settings
 from twins.objective.losses import Arrays, cross_entropy, expected
 
 REFUSED: Settings = {
-    "plm": [({}, {"one_in": 0}), ({}, {"max_span": 0}), ({}, {"memory": -1}), ({}, {"memory": 6})],
+    "plm": [
+        ({}, {"one_in": 0}),
+        ({}, {"max_span": 0}),
+        ({}, {"memory": -1}),
+        ({}, {"memory": 6}),
+        ({}, {"backwards": -0.1}),
+        ({}, {"backwards": 1.1}),
+    ],
     "mpnet": [
         ({}, {"rate": 0.0}),
         ({}, {"rate": 1.1}),
@@ -61,6 +69,26 @@ def span_law(may: np.ndarray, n: int, one_in: int, max_span: int) -> np.ndarray:
     return law(0, 0)
 
 
+def whole_words(given: Given, tokens: np.ndarray, may: np.ndarray, n: int) -> Arrays:
+    """Means of n places drawn here word by word, each word with all of its places, but for the last where there is no room."""
+    rng, length = np.random.default_rng(6), len(tokens)
+    words: list[list[int]] = []
+    for i in range(length):
+        goes_on = i and given.inputs["words/continues"][tokens[i]] and given.inputs["words/open"][tokens[i - 1]]
+        words = [*words[:-1], [*words[-1], i]] if goes_on else [*words, [i]]
+    words = [kept for kept in ([i for i in word if may[i]] for word in words) if kept]
+    found = np.zeros((N_DRAWN, length))
+    for row in found:
+        drawn = [i for at in rng.permutation(len(words)) for i in words[at]]
+        row[drawn[:n]] = 1
+    return {"places": found, "pairs": found[:, 1:] * found[:, :-1]}
+
+
+def drawn_here(name: str, found: np.ndarray, draws: float) -> Arrays:
+    """A mean of what is drawn here, with the bound that its own deviation gives."""
+    return {name: found.mean(0), name + CHANCE: 5 * np.sqrt(found.var(0) * (1 / draws + 1 / len(found))) + 5 / draws}
+
+
 def laws(given: Given, name: str, may: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Probability that each place is a target, and that it and the next both are; what spans leave is drawn from the rest."""
     length, m = len(may), int(may.sum())
@@ -82,6 +110,18 @@ def laws(given: Given, name: str, may: np.ndarray, n: int) -> tuple[np.ndarray, 
     return one, two
 
 
+def lengths_of_runs(chosen: Sequence[float]) -> np.ndarray:
+    """How many runs there are of 0, 1, 2 ... places."""
+    found, here = np.zeros(len(chosen) + 1), 0
+    for one in (*chosen, 0):
+        if one:
+            here += 1
+        elif here:
+            found[here] += 1
+            here = 0
+    return found
+
+
 def runs(given: Given, name: str, may: np.ndarray, n: int, draws: float) -> Arrays:
     """How many runs of so many targets a sample has: means of samples drawn here, span by span, with their own deviation."""
     rng, length = np.random.default_rng(5), len(may)
@@ -99,15 +139,8 @@ def runs(given: Given, name: str, may: np.ndarray, n: int, draws: float) -> Arra
             begin += k * span
         rest = [i for i in rng.permutation(length) if i not in chosen]
         chosen |= {*rest[: n - len(chosen)]}
-        here = 0
-        for i in range(length + 1):
-            if i in chosen:
-                here += 1
-            elif here:
-                row[here] += 1
-                here = 0
-    bound = 5 * np.sqrt(found.var(0) * (1 / draws + 1 / N_DRAWN)) + 5 / draws
-    return {"runs/long": found.mean(0), "runs/long" + CHANCE: bound}
+        row[:] = lengths_of_runs([i in chosen for i in range(length)])
+    return drawn_here("runs/long", found, draws)
 
 
 def seen(unpredicted: bool, n: int, compensated: bool) -> np.ndarray:
@@ -158,6 +191,13 @@ def second_stream(given: Given, name: str, n_queries: int, memory: int) -> Array
         number = np.zeros(length + 1)
         number[n] = 1
         made |= expected(f"targets/{text}", one, draws) | expected(f"beside/{text}", two, draws)
+        if given.options.get("whole_words"):
+            found = whole_words(given, tokens, may, n)
+            one = found["places"].mean(0)
+            made |= drawn_here(f"targets/{text}", found["places"], draws)
+            made |= drawn_here(f"beside/{text}", found["pairs"], draws)
+            if text == "long":
+                made |= drawn_here("runs/long", np.array([lengths_of_runs(row) for row in found["places"]]), draws)
         made |= expected(f"number/{text}", number, draws) | expected(f"first/{text}", one / max(n, 1), draws)
         made[f"rising/{text}"] = np.array(0.5 if n > 1 else 0.0)
         # The number of rises of a random order of n has the variance (n + 1) / 12.
@@ -173,13 +213,26 @@ def second_stream(given: Given, name: str, n_queries: int, memory: int) -> Array
     return made
 
 
+def from_the_end(given: Given) -> Given:
+    """Texts as they are read backwards; the last token, which is in no sample, stays behind."""
+    flipped = dict(given.inputs)
+    for text in TEXTS:
+        for key in (k for k in given.inputs if k in (f"{text}/tokens", f"{text}/given", f"{text}/documents")):
+            flipped[key] = np.append(given.inputs[key][:-1][::-1], given.inputs[key][-1:])
+    return Given(given.options, given.sizes, flipped, given.weights)
+
+
 @twin(
     "objective",
     "plm",
-    source="Yang et al. 2019, equations 3 to 5, sections 2.3 and 3.1 (spans in contexts); lengths: data_utils.py of its code",
+    source="Yang et al. 2019, equations 3 to 5, sections 2.3 and 3.1 (spans in contexts; half backwards); lengths: "
+    "data_utils.py of its code",
 )
 def plm(given: Given) -> Arrays:
     o = given.options
+    if o["backwards"]:
+        assert o["backwards"] == 1, "a mixture of both directions"
+        given = from_the_end(given)
     made = second_stream(given, "plm", lambda length: max(1, length // o["one_in"]), o["memory"])
     for text in TEXTS:
         read = np.zeros(int(given.inputs["vocabulary"]))

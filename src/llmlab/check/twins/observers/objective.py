@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmlab import attributes, registry
 from llmlab.check import restoring
@@ -226,12 +226,15 @@ class _Model:
         self.made |= {f"{key}/{len(self.read)}": batch[key] for key in MADE if key in batch}
         self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
-        scores = self.scores
-        if self.ids is not None and self.ids.shape[0] > batch["ids"].shape[0]:
+        scores, own, before = self.scores, batch["ids"], 0
+        if "prefix_len" in batch and self.ids is not None and not self._alike(own).any():
+            # What an encoder would read stands before the ids of the batch.
+            before = int(batch["prefix_len"][0])
+            own = own[:, before:]
+        if self.ids is not None and (before or self.ids.shape[0] > own.shape[0]):
             # Some of the texts, as an objective of a mixture reads them: those of the same ids.
-            width = batch["ids"].shape[1]
-            at_rows = (self.ids[None, :, :width] == batch["ids"][:, None]).all(-1).int().argmax(1)
-            scores = {role: value[at_rows, :width] for role, value in scores.items()}
+            at_rows, width = self._alike(own).int().argmax(1), own.shape[1]
+            scores = {role: nn.functional.pad(v[at_rows, :width], (0, 0, before, 0)) for role, v in scores.items()}
         behind = [i - N_LAYERS for i in numbered(layers, N_LAYERS)]
         states = tuple(self.hidden[(batch["ids"] + i) % len(self.hidden)] for i in behind)
         found = {}
@@ -250,6 +253,14 @@ def _best(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
     names = ("first", "last", "score", "none")
     found = best_spans(_Model(scores, _hidden(), batch["ids"]), batch)
     return {f"best/{name}": value.numpy() for name, value in zip(names, found, strict=True)}
+
+    def _alike(self, ids: Tensor) -> Tensor:
+        """(n, B) bool: True where a text (n, T) is the beginning of one of the batch."""
+        assert self.ids is not None
+        width = ids.shape[1]
+        if width > self.ids.shape[1]:
+            return torch.zeros(len(ids), len(self.ids), dtype=torch.bool)
+        return (self.ids[None, :, :width] == ids[:, None]).all(-1)
 
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:

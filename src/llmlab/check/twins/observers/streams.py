@@ -1,6 +1,7 @@
 """Statistics of samples with a second stream: queries behind a text, each of which asks for one of its tokens.
 
-A text's places are named by the order in which they are predicted: 0 is all text that is no target, 1 the first target.
+A text's places are named by the order in which they are predicted: 0 is all text that is no target, 1 the first target. Places
+are counted in the order of reading, from the end of a text that is read backwards.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def _visible(objective: Objective, found: Sequence[dict[str, np.ndarray]], text:
             member[group, i] = 1
         seen, there = seen + member.T @ (pairs & same) @ member, there + member.T @ same @ member
         if text.documents is not None:
-            whole = text.documents[m:length]
+            whole = (text.documents[:length][::-1] if backwards(prepared, text) else text.documents[:length])[m:]
             kept = [documents[some] for some in (own.text, own.placeholders, own.queries)]
             wanted = [whole, whole[own.target[: len(own.placeholders)]], whole[own.target]]
             right *= all(np.array_equal(a, b) for a, b in zip(kept, wanted, strict=True))
@@ -135,6 +136,13 @@ def _visible(objective: Objective, found: Sequence[dict[str, np.ndarray]], text:
             segment += [m, len(first), first[:, before > 0].mean() if len(first) else 0.0]
     visible = np.where(there > 0, seen / np.maximum(there, 1), -1.0)
     return {"visible": visible, "alone": alone, "segment": segment / N_SEEN, "documents": np.array(right)}
+
+
+def backwards(prepared: Mapping[str, np.ndarray], text: Text) -> bool:
+    """True if a sample has the text from its end, and not from its beginning."""
+    before, length = prepared.get("before_ids", np.zeros(0, np.int64)), len(text.tokens) - 1
+    read, own = np.append(before, prepared["ids"])[:length], text.tokens[:length]
+    return np.array_equal(read, own[::-1]) and not np.array_equal(read, own)
 
 
 def _pairs(part: Mask, prepared: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -150,4 +158,5 @@ def asked(prepared: Mapping[str, np.ndarray], text: Text, special: Mapping[str, 
     back[own.target] = prepared["labels"][own.queries]
     if not np.array_equal(back, prepared["ids"][own.text]):
         raise CheckFailed("the text that targets see is not that of the labels")
-    return np.concatenate([prepared.get("before_ids", back[:0]), back])
+    whole = np.concatenate([prepared.get("before_ids", back[:0]), back])
+    return whole[::-1] if backwards(prepared, text) else whole
