@@ -262,6 +262,14 @@ def _best(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
             return torch.zeros(len(ids), len(self.ids), dtype=torch.bool)
         return (self.ids[None, :, :width] == ids[:, None]).all(-1)
 
+    def _alike(self, ids: Tensor) -> Tensor:
+        """(n, B) bool: True where a text (n, T) is the beginning of one of the batch."""
+        assert self.ids is not None
+        width = ids.shape[1]
+        if width > self.ids.shape[1]:
+            return torch.zeros(len(ids), len(self.ids), dtype=torch.bool)
+        return (self.ids[None, :, :width] == ids[:, None]).all(-1)
+
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     """Scores of the heads that it asks for, and of its companions' under COMPANION.ROLE."""
