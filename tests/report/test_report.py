@@ -78,10 +78,10 @@ def test_which_way_is_better_and_the_unit_are_as_the_objective_measures(runs, bu
     for file in s.rglob("run.json"):
         record = json.loads(file.read_text())
         record["measures"] = {"score": "reward", "gap": "loss"}
-        record["metrics"] |= dict.fromkeys(("val_score", "val_gap"), record["metrics"]["val_loss"])
+        record["metrics"] |= dict.fromkeys(("val_score", "val_gap", "val_f1"), record["metrics"]["val_loss"])
         file.write_text(json.dumps(record))
-    found = {metric: built(s, metric=metric) for metric in ("val_loss", "val_score", "val_gap")}
-    assert [r.rows[1].verdict for r in found.values()] == ["better", "worse", "better"]
+    found = {metric: built(s, metric=metric) for metric in ("val_loss", "val_score", "val_gap", "val_f1")}
+    assert [r.rows[1].verdict for r in found.values()] == ["better", "worse", "better", "worse"]
     assert {r.unit for r in found.values()} == {""}  # no likelihood, so no nats
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmlab.measures import HIGHER_IS_BETTER, LIKELIHOODS
+from llmlab.measures import COMPARED, HIGHER_IS_BETTER, LIKELIHOODS
 from llmlab.report.collect import PROBE, Run
 
 BITS = "val_bits_per_byte"
@@ -34,7 +34,8 @@ def common_probes(runs: Iterable[Run]) -> list[str]:
 
 
 def higher_is_better(metric: str, runs: Iterable[Run]) -> bool:
-    return of_probe(metric) or _kinds(runs).get(metric.removeprefix("val_")) in HIGHER_IS_BETTER
+    name = metric.removeprefix("val_")
+    return of_probe(metric) or name in COMPARED or _kinds(runs).get(name) in HIGHER_IS_BETTER
 
 
 def unit(metric: str, runs: Iterable[Run]) -> str:
