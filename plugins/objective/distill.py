@@ -65,7 +65,7 @@ class Distillation:
         {"at": "all"},
         {"hidden": "cosine", "hidden_weight": 2.0},
         {"hidden": "mse", "layers": [0, 1, -1], "teacher_layers": [0, 2, -2]},
-        {"hidden": "mse", "layers": [0, 1], "teacher_layers": [1, 3], "projection": True},
+        {"hidden": "mse", "layers": [0, 1], "teacher_layers": [1, 2], "projection": True},
         {"hidden": "cosine", "projection": True},
     )
     fixed_counts = False
