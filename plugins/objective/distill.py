@@ -24,7 +24,7 @@ class Distillation:
 
     The teacher is named by models.teacher=RUN or hf=FOLDER. Loss: `weight` x T^2 x the divergence of teacher P and student Q
     at temperature T, a target; plus `data` x the cross-entropy of the text's own tokens; plus `hidden_weight` x a distance of
-    both models' last hidden states, a token (nats). The divergence is KL(P | Q) with `beta` 0, KL(Q | P) with 1, and between
+    both models' hidden states, a token (nats). The divergence is KL(P | Q) with `beta` 0, KL(Q | P) with 1, and between
     them the generalised Jensen-Shannon divergence beta KL(P | M) + (1 - beta) KL(Q | M), M = beta P + (1 - beta) Q (Agarwal
     et al. 2023, arXiv:2306.13649, section 2).
 
@@ -65,7 +65,7 @@ class Distillation:
         {"at": "all"},
         {"hidden": "cosine", "hidden_weight": 2.0},
         {"hidden": "mse", "layers": [0, 1, -1], "teacher_layers": [0, 2, -2]},
-        {"hidden": "mse", "layers": [0, 1], "teacher_layers": [1, 3], "projection": True},
+        {"hidden": "mse", "layers": [0, 1], "teacher_layers": [1, 2], "projection": True},
         {"hidden": "cosine", "projection": True},
     )
     fixed_counts = False
@@ -86,9 +86,7 @@ class Distillation:
         ] = "targets",  # tokens whose distributions are compared: text=mlm has targets of 15 %
         hidden: Literal["none", "cosine", "mse"] = "none",  # distance of hidden states
         hidden_weight: float = 1.0,  # of that distance
-        layers: tuple[int, ...] = (
-            -1,
-        ),  # of the model, whose hidden states are compared; 0: the embedding, -1: the last
+        layers: tuple[int, ...] = (-1,),  # of the model, that are compared; 0: the embedding, -1: the last
         teacher_layers: tuple[int, ...] = (-1,),  # of the teacher, the one that each of these is compared with
         projection: bool = False,  # the model's are led to the teacher's width first, by a linear that is learnt
     ):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # reports read measures, and wait for no torch
 
 LIKELIHOODS = ("nll", "bits")  # kinds whose exponential is a perplexity
 HIGHER_IS_BETTER = ("accuracy", "reward", "margin")
+COMPARED = ("exact_match", "f1", "bleu")  # of what a model writes or finds, beside what is right; higher is better
 CLOSE = 0.8  # two names are one of which a letter or two are wrong
 PERPLEXITY, BITS = "perplexity", "bits_per_byte"
 

@@ -170,9 +170,14 @@ def test_brown_is_its_package_without_tags(tmp_path):
 def test_what_is_left_out_of_a_file_is_said(tmp_path):
     rows = [{"text": f"t{i}", "votes": [i % 2, i % 2 if i else 1]} for i in range(6)]
     found = texts.open_set(
-        write(tmp_path / "a.jsonl", [*rows, {"text": " ", "label": 1}, {"text": "x", "votes": [None]}]), {}
+        write(
+            tmp_path / "a.jsonl",
+            [*rows, {"text": " ", "label": 1}, {"text": "x", "votes": [None]}, {"text": "t2", "label": 1}],
+        ),
+        {},
     )
-    assert len(found.records) == 6 and len(found.notes) == 2
+    assert len(found.records) == 6 and len(found.notes) == 3 and found.repeated == 1
+    assert "1 texts are there again with another label: the first counts" in found.notes[2]
     assert "skipped 2: 1 records without text (a.jsonl:7), 1 records that nobody has voted on" in found.notes[0]
     assert "1 texts have a confidence below 1, or votes that differ" in found.notes[1]
 
@@ -243,6 +248,11 @@ def test_a_run_is_probed_and_reported(corpus, tiny, tmp_path, monkeypatch, capsy
     assert math.isclose(died.flops, last.flops)
     assert "not the run's last: the result is not kept" in early.note and early.run is None
     assert early.flops < died.flops
+    assert probing.runs_of("runs") == ["runs/1", "runs/2"] and probing.runs_of("runs/1") == ["runs/1"]
+    assert probing.runs_of(str(first)) == [str(first)]
+    shutil.move(killed, tmp_path / "other" / "killed")
+    with pytest.raises(UserError, match="none of the 1 runs below it is complete"):
+        probing.runs_of("other")
     assert report.main(["runs", "out=.", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["probes"] == {"mine.jsonl, finetune last": [one["mean"], two["mean"]]}

@@ -7,8 +7,10 @@ import re
 import pytest
 from losses import BASE, change, shifted
 
-from llmlab.report import build, verdict
+from llmlab.errors import UserError
+from llmlab.report import build, table, terminal, verdict
 from llmlab.report.stats import Comparison
+from llmlab.runs import probes
 
 
 def words(report):
@@ -76,10 +78,10 @@ def test_which_way_is_better_and_the_unit_are_as_the_objective_measures(runs, bu
     for file in s.rglob("run.json"):
         record = json.loads(file.read_text())
         record["measures"] = {"score": "reward", "gap": "loss"}
-        record["metrics"] |= dict.fromkeys(("val_score", "val_gap"), record["metrics"]["val_loss"])
+        record["metrics"] |= dict.fromkeys(("val_score", "val_gap", "val_f1"), record["metrics"]["val_loss"])
         file.write_text(json.dumps(record))
-    found = {metric: built(s, metric=metric) for metric in ("val_loss", "val_score", "val_gap")}
-    assert [r.rows[1].verdict for r in found.values()] == ["better", "worse", "better"]
+    found = {metric: built(s, metric=metric) for metric in ("val_loss", "val_score", "val_gap", "val_f1")}
+    assert [r.rows[1].verdict for r in found.values()] == ["better", "worse", "better", "worse"]
     assert {r.unit for r in found.values()} == {""}  # no likelihood, so no nats
 
 
@@ -140,6 +142,62 @@ def test_other_texts_are_refused(runs, built, tmp_path):
     assert [[r.name for r in t.rows] for t in report.tables] == [["attention=mha", "attention=gqa"], ["attention=mla"]]
     assert "Not comparable with attention=mha, for the text is another one: attention=mla." in report.notices
     assert report.rows[2].comparison is None and report.rows[2].curve is None
+
+
+def objectives(runs, folder, probed):
+    """Runs of two objectives whose losses can't be compared. probed: {objective: {protocol: an accuracy a seed}}."""
+    for name, loss in (("clm", 2.0), ("mlm", 9.0)):
+        for seed in (1, 2, 3):
+            home = folder / f"{name}{seed}"
+            runs.make(home, loss + seed / 100, seed=seed, changes={"objective": {"_part_": name}})
+            made = [
+                {
+                    **dict.fromkeys(("fingerprint", "data"), "texts"),
+                    **dict(mode=mode, pool=pool, seq_len=16, test=0.25, accuracies=[values[seed - 1]], half=None),
+                    **dict(accuracy=values[seed - 1], majority=0.1, bag_of_tokens=0.5),
+                }
+                for (mode, pool), values in probed.get(name, {}).items()
+            ]
+            if made:
+                probes.add(home, made)
+
+
+FROZEN = {("frozen", "mean"): [0.50, 0.52, 0.51]}
+
+
+def test_objectives_are_compared_by_a_probe_that_all_have(runs, built, tmp_path):
+    better = {("frozen", "mean"): [0.60, 0.61, 0.615], ("frozen", "first"): [0.3, 0.4, 0.5]}
+    objectives(runs, tmp_path, {"clm": FROZEN, "mlm": better})
+    report = built(tmp_path)
+    assert report.metric == "probe texts, frozen mean" and report.unit == "accuracy" and report.higher_is_better
+    assert len(report.tables) == 1 and report.tables[0].drawn is None
+    assert words(report) == {"objective=clm": "baseline", "objective=mlm": "better"}
+    assert any("(clm, mlm), and so do their losses: compared by probe texts, frozen mean." in n for n in report.notices)
+    assert not any("loss" in n for n in report.tables[0].notices)
+    names = [c.name for c in table.columns(report.tables[0])]
+    assert (
+        "probe accuracy" in names and "probe texts, frozen first" in names and "probe texts, frozen mean" not in names
+    )
+    assert built(tmp_path, metric="probe").metric == report.metric
+    assert built(tmp_path, metric="val_loss").metric == "val_loss"
+    narrow = [c.name for c in terminal.columns(report.tables[0], 80)]
+    assert {"variant", "verdict", "probe accuracy"} <= set(narrow) and "probe texts, frozen first" not in narrow
+
+
+def test_objectives_without_a_common_probe(runs, built, tmp_path):
+    objectives(runs, tmp_path, {"clm": FROZEN})
+    report = built(tmp_path)
+    assert report.metric == "val_loss" and len(report.tables) == 2
+    assert any("`llmlab probe run=" in n and "by one protocol" in n for n in report.notices)
+    with pytest.raises(UserError, match="report.metric=probe: no completed run has it"):
+        built(tmp_path, metric="probe")
+    both = {**FROZEN, ("finetune", "mean"): [0.5, 0.6, 0.7]}
+    objectives(runs, tmp_path, {"clm": both, "mlm": both})
+    assert built(tmp_path).metric == "probe texts, frozen mean"
+    with pytest.raises(
+        UserError, match="all runs have 2 of them; name one: 'probe texts, frozen mean', 'probe texts, fine"
+    ):
+        built(tmp_path, metric="probe")
 
 
 def test_another_validation_set_and_objective_are_refused(runs, built, tmp_path):

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 USAGE = """\
 llmlab probe run=RUN [run=RUN2 ...] [hf=FOLDER ...] [data=docstrings|brown|FILE] [mode=frozen|finetune] [--json]
 
-Accuracy of each model on labelled texts. data: docstrings of Python's library by their package, which need no download and
+Accuracy of each model on labelled texts. run: a run, one of its checkpoints, or a folder of runs, as of a sweep: all below
+it that are complete. data: docstrings of Python's library by their package, which need no download and
 whose texts, without labels, the default corpus has too; brown, 500 documents by genre (llmlab fetch brown); or your own
 FILE or FOLDER (.jsonl, .json, .csv, .tsv with text, label and maybe text_b; data.fields.label=KEY where a key is another).
   mode=frozen      logistic regression on hidden states of the last layer, standardised, of the frozen model: their mean over
@@ -76,7 +77,10 @@ def main(argv: Sequence[str]) -> int:
     mode: Any = a.mode
     protocol = run.Protocol(mode, a.seeds, a.test, a.seq_len, a.batch_size or 32, recipe)
     labelled = texts.open_set(a.data, {name: key for name, _, key in named})
-    subjects = [*map(run.of_run, map(newest.resolve_run, a.run)), *map(run.of_checkpoint, a.hf)]
+    runs = [path for given in a.run for path in run.runs_of(newest.resolve_run(given))]
+    if twice := [n for n in runs if runs.count(n) > 1]:
+        raise UserError(f"{twice[0]} is named twice; leave one of them out")
+    subjects = [*map(run.of_run, runs), *map(run.of_checkpoint, a.hf)]
     with progress("probing") as bar:
         probed = run.probe(subjects, labelled, protocol, bar)
     print(json_module.dumps(as_json(probed), indent=1) if a.json else "\n".join(shown(probed)))
@@ -169,13 +173,14 @@ def shown(probed: Probed) -> list[str]:
         rows.append([name, what, percent(found), *([gap] if several else []), flops])
 
     row("most frequent class", "", probed.interval(first.baselines["majority"]))
-    bags = {
-        result.subject.name: result.baselines["bag_of_tokens"] for result in probed.results if len(result.baselines) > 1
-    }
     # Models of one tokenizer read the same tokens.
-    alike = len({tuple(values) for values in bags.values()}) == 1
-    for name, values in list(bags.items())[: 1 if alike else None]:
-        row("bag of tokens" if alike else f"tokens of {name}", "tf-idf", probed.interval(values))
+    bags: dict[tuple[float, ...], list[str]] = {}
+    for result in probed.results:
+        if (values := result.baselines.get("bag_of_tokens")) is not None:
+            bags.setdefault(tuple(values), []).append(result.subject.name)
+    for values, (name, *others) in bags.items():
+        more = f" and {len(others)} more" if others else ""
+        row("bag of tokens" if len(bags) == 1 else f"tokens of {name}{more}", "tf-idf", probed.interval(values))
     for result in probed.results:
         flops = "" if result.subject.flops is None else power_of_ten(result.subject.flops)
         for pool, values in result.accuracies.items():

@@ -20,7 +20,8 @@ llmlab report FOLDER... [report.baseline=KEY=VALUE] [report.metric=val_loss] [re
 Compares all runs below the folders. Runs whose configs differ in the seed only are one variant. Each variant is compared with
 the baseline: the first value of each swept key, or report.baseline=attention=mha. Runs that can't be compared (another text,
 validation set, objective or tokenizer) are in separate tables.
-  report.metric=val_bits_per_byte   any metric that run.json has
+  report.metric=val_bits_per_byte   any metric that run.json has, or a probe's, "probe brown, frozen mean" (probe: the only one)
+                                    Losses of several objectives can't be compared: a probe that all runs have is taken then
   report.tune=KEY                   compare each variant at the best KEY of its own grid (default: optimizer.lr if it was swept;
                                     report.tune=null: never)
 Writes report.html, report.md, report.json and report.png into the first folder if it is a sweep, else into report/."""

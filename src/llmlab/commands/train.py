@@ -36,6 +36,7 @@ VALUES = {
     **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
 }
 SHOW = frozenset({"--cfg", "-c", "--info", "-i"})  # these print and train nothing
+WIDTH = 118  # of the help
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -295,21 +296,21 @@ def usage(argv: Sequence[str]) -> str:
         "",
         "keys:",
         *_wrapped("  model.     ", keys(schema.ModelConfig)),
-        *_wrapped("  train.     ", keys(schema.Train)),
+        *_behind(_wrapped("  train.     ", keys(schema.Train)), "logger. wandb.*, tensorboard.*, samples"),
     ]
-    lines += _wrapped("  data.      ", keys(schema.Data))
+    others = "models.ROLE=[WORDS]|RUN|hf=FOLDER  the objective's other models"
+    lines += _behind(_wrapped("  data.      ", keys(schema.Data)), others)
     lines += [f"  budget.    {keys(schema.Budget)} (one of them)    tokenizer. {keys(schema.Tokenizer)}"]
     lines += [
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
         + keys(schema.Placement),
-        "  logger.    wandb.*, tensorboard.*, samples    models.ROLE=[WORDS]|RUN|hf=FOLDER  the objective's other models",
         "  seed, precision, resume=RUN, resume_from, init_from=RUN|hf=FOLDER, init_from.embedding|tokenizer, hydra.run.dir=DIR",
         "  flags: --config-dir, --cfg, -m (sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2, hydra/sweeper=optuna)",
     ]
     return "\n".join([*lines, "", EXAMPLES])
 
 
-def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 54) -> list[str]:
+def _columns(table: Mapping[str, Sequence[str]], width: int = WIDTH, most: int = 54) -> list[str]:
     """Groups with few choices stand two in a line, behind the others; long lists are cut."""
     joined = {group: ", ".join(names) or "(none yet)" for group, names in table.items()}
     lines, short = [], []
@@ -331,4 +332,10 @@ def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 5
 def _wrapped(head: str, text: str) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, 118, initial_indent=head, subsequent_indent=" " * len(head))
+    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+
+
+def _behind(lines: list[str], text: str) -> list[str]:
+    """Lines with a text behind the last, or on a line of its own where that has no room."""
+    both = f"{lines[-1]}    {text}"
+    return [*lines[:-1], both] if len(both) <= WIDTH else [*lines, f"  {text}"]

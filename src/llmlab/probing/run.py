@@ -16,6 +16,7 @@ from llmlab.model import build
 from llmlab.probing import features, finetune, frozen, texts
 from llmlab.probing.scores import Interval, Split, interval, split
 from llmlab.runs import checkpoint, folder, metrics, probes, record
+from llmlab.runs.files import EXPORT
 
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
@@ -72,6 +73,19 @@ class Probed:
 
     def interval(self, values: Sequence[float]) -> Interval:
         return interval(values, self.splits[0])
+
+
+def runs_of(given: str) -> list[str]:
+    """The run that a path names, or the complete ones below a folder that is none, in the order of their names."""
+    top = Path(given)
+    own = (record.NAME, checkpoint.MANIFEST, EXPORT)
+    if not top.is_dir() or any((top / name).exists() for name in own):
+        return [given]
+    below = sorted(str(here) for here, files in record.walk(top) if record.NAME in files)
+    complete = [run for run in below if record.read(run).get("status") == "completed"]
+    if below and not complete:
+        raise UserError(f"run={given}: none of the {len(below)} runs below it is complete")
+    return complete or [given]
 
 
 def of_run(run: str) -> Subject:

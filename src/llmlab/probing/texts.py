@@ -91,6 +91,8 @@ def open_set(data: str, fields: Mapping[str, str]) -> Labelled:
     first: dict[tuple[str, str | None], Record] = {}
     for r in found:
         first.setdefault((r["text"], r.get("text_b")), r)
+    if other := sum(r["label"] != first[r["text"], r.get("text_b")]["label"] for r in found):
+        notes.append(f"{other:,} texts are there again with another label: the first counts")
     kept = list(first.values())
     labels = checked_classes(kept, f"data={data}")
     counts = Counter(r["label"] for r in kept)

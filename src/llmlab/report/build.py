@@ -13,8 +13,8 @@ from urllib.parse import quote
 from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.report import fairness, verdict
-from llmlab.report.collect import Found, Run, collect
-from llmlab.report.measured import higher_is_better
+from llmlab.report.collect import PROBE, Found, Run, collect
+from llmlab.report.measured import common_probes, higher_is_better
 from llmlab.report.names import differing
 from llmlab.report.rows import Row, Table, compared, unpaired
 from llmlab.report.variant import Variant
@@ -101,6 +101,18 @@ def build(
     chosen = _metric(found, metric)
     variants = group(found, chosen, tune)
     general = []
+    if metric is None and chosen == METRIC and (several := fairness.objectives(variants)):
+        runs = [r for v in variants for r in v.counted.values()]
+        if probed := common_probes(runs):
+            chosen = probed[0]
+            variants = group(found, chosen, tune)
+            more = f"; report.metric={probed[1]!r} takes another" if len(probed) > 1 else ""
+            general.append(f"The objectives differ ({several}), and so do their losses: compared by {chosen}{more}.")
+        else:
+            general.append(
+                f"The objectives differ ({several}), and so do their losses: `llmlab probe run={_below(found)}` scores the "
+                "models by one protocol, by which this report then compares them."
+            )
     if metric is None and chosen == METRIC and variants and fairness.tokenizers_differ(variants):
         chosen = fairness.BITS
         # Grouped anew, for which runs count and which value of a grid is best depend on the metric.
@@ -167,11 +179,23 @@ def method(report: Report) -> list[str]:
 
 
 def _metric(found: Found, asked: str | None) -> str:
-    known = sorted({m for r in found.runs if r.status == "completed" for m in r.record.get("metrics", {})})
+    completed = [r for r in found.runs if r.status == "completed"]
+    known = sorted({m for r in completed for m in r.metrics})
     name = asked or METRIC
+    if name == PROBE.strip() and (probed := common_probes(completed)):
+        if len(probed) > 1:
+            raise UserError(
+                f"report.metric=probe: all runs have {len(probed)} of them; name one: {', '.join(map(repr, probed))}"
+            )
+        return probed[0]
     if known and name not in known:
         raise UserError(f"report.metric={name}: no completed run has it; {near(name, known)}")
     return name
+
+
+def _below(found: Found) -> str:
+    """The folder of the sweep, or of all runs."""
+    return os.path.relpath(found.sweeps[0].folder if len(found.sweeps) == 1 else found.root)
 
 
 def _missing_baseline(base: Variant) -> list[str]:

@@ -20,6 +20,7 @@ from llmlab.runs.files import CONFIG
 from llmlab.runs.metrics import METRICS
 
 SWEEP = "sweep.json"
+PROBE = "probe "  # before the protocol of a `llmlab probe`, whose accuracy is a metric of a run too
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ class Run:
         """The typed overrides: {key or group: value}."""
         return dict(split_override(o) for o in self.record.get("overrides", ()))
 
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Its last values by name, and the accuracies of probes."""
+        return {**self.record.get("metrics", {}), **{f"{PROBE}{name}": value for name, value in self.probes.items()}}
+
     def metric(self, name: str) -> float | None:
-        return self.record.get("metrics", {}).get(name)
+        return self.metrics.get(name)
 
     @cached_property
     def tokenizer(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmlab.report.collect import Run
+from llmlab.report.measured import of_probe
 
 POINTS = 200  # a curve has no more
 FEW = 4  # validations; with fewer there is no curve of them, and the training loss is drawn
@@ -39,6 +40,8 @@ class Curve:
 
 def column(runs: Sequence[Run], metric: str) -> str | None:
     """The column that is drawn: the metric where each run measured it often enough, else the training loss, else nothing."""
+    if of_probe(metric):  # of other objectives the training losses are no more of one kind than those of a validation
+        return None
     for name in (metric, "loss"):
         # A line takes two points.
         if runs and all(len(r.rows.get(name, ())) >= (FEW if name == metric else 2) for r in runs):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmlab.record_kinds import KINDS
-from llmlab.report.measured import BITS
+from llmlab.report.measured import BITS, LOSSES, of_probe
 from llmlab.report.names import format_value
 from llmlab.report.variant import Variant
 from llmlab.report.verdict import joined_names, listed, percent
@@ -49,6 +49,12 @@ def tokenizers_differ(variants: Sequence[Variant]) -> bool:
     return same_text and several and all(len(v.values(BITS)) == len(v.counted) for v in counted)
 
 
+def objectives(variants: Sequence[Variant]) -> str:
+    """The objectives of variants with complete runs, where they have several."""
+    found = list(dict.fromkeys(str(v.leaves.get("objective")) for v in variants if v.counted))
+    return ", ".join(found) if len(found) > 1 else ""
+
+
 def kinds(variants: Sequence[Variant], metric: str) -> list[list[Variant]]:
     """Groups of the variants with complete runs that can be compared with each other; in the order of `variants`."""
     found: list[list[Variant]] = []
@@ -75,6 +81,8 @@ def would_be(variant: Variant, other: Variant) -> bool:
 
 def refusal(variant: Variant, to: Variant, metric: str) -> str | None:
     """Why the two can't be compared; None: they can."""
+    if of_probe(metric):  # the protocol's texts are the same for all
+        return None
     own, base = traits(variant), traits(to)
     if own["text"] != base["text"]:
         return "the text is another one"
@@ -94,13 +102,16 @@ def _reward(own: Mapping[str, Any]) -> str:
     return " ".join(f"{k}={v}" for k, v in own["reward"].items()) or "no reward"
 
 
-def warnings(variants: Sequence[Variant], to: Variant) -> list[str]:
+def warnings(variants: Sequence[Variant], to: Variant, metric: str = LOSSES[0]) -> list[str]:
     """Lines to be read before the table of variants that are compared with `to`."""
     base, others = traits(to), [(v, traits(v)) for v in variants]
-    return _warnings(others, base, to) + _compute(others, base, to)
+    of_losses = [] if of_probe(metric) else _of_losses(others, base, to)
+    texts = [v.name for v, t in others if t["text"] != base["text"]] if of_probe(metric) else []
+    other = [f"Trained on another text than {_short(to)}: {listed(texts)}."] if texts else []
+    return [*of_losses, *other, *_machines(others, base), *_compute(others, base, to)]
 
 
-def _warnings(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:
+def _of_losses(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:
     lines = []
     if changed := [f"{v.name} has {t['seq_len']}" for v, t in others if t["seq_len"] != base["seq_len"]]:
         lines.append(
@@ -111,10 +122,14 @@ def _warnings(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping
         lines.append(
             f"The objective's options differ in {', '.join(changed)}: the loss may not measure the same thing."
         )
-    machines = {t["machine"] for _, t in others} | {base["machine"]}
-    if len(machines) > 1:
-        lines.append("The runs were made on different machines or thread counts: do not compare tokens/s and memory.")
     return lines
+
+
+def _machines(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any]) -> list[str]:
+    machines = {t["machine"] for _, t in others} | {base["machine"]}
+    if len(machines) == 1:
+        return []
+    return ["The runs were made on different machines or thread counts: do not compare tokens/s and memory."]
 
 
 def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:

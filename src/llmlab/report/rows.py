@@ -93,7 +93,7 @@ def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = (
                 said += _sooner(what, curve, base_curve)
         gap = curves.difference(v.counted, base.counted, drawn) if drawn and c is not None else None
         rows.append(_row(v, metric, what, said, v is base, c, curve, gap))
-    found = [*notices, *fairness.warnings([v for v in ordered[1:] if v.counted], base)]
+    found = [*notices, *fairness.warnings([v for v in ordered[1:] if v.counted], base, metric)]
     return Table(metric, unit(metric, runs), digits, higher, base.name, found, rows, drawn)
 
 

@@ -9,6 +9,7 @@ from llmlab.formatting import large, power_of_ten
 from llmlab.report import stats
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
+from llmlab.report.collect import PROBE
 from llmlab.report.measured import metric_title
 from llmlab.report.names import NAMED_KEYS
 from llmlab.report.rows import Row, Table
@@ -40,7 +41,8 @@ def columns(table: Table) -> list[Column]:
     if any(r.comparison is not None and r.comparison.adjusted is not None for r in rows):
         found.append(Column("p (Holm)", True, [say.p(r.comparison.adjusted) if r.comparison else "" for r in rows]))
     for name in sorted({name for r in rows for name in r.probes}):
-        found.append(Column(f"probe {name}", True, [_probe(r.probes.get(name, [])) for r in rows]))
+        if f"{PROBE}{name}" != table.metric:
+            found.append(Column(f"{PROBE}{name}", True, [_probe(r.probes.get(name, [])) for r in rows]))
     return [
         *found,
         Column("seeds", True, [str(r.n) for r in rows]),

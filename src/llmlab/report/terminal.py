@@ -7,12 +7,14 @@ from pathlib import Path
 from llmlab.report import rows, table
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
+from llmlab.report.collect import PROBE
+from llmlab.report.measured import metric_title
 from llmlab.runs.record import relative_path
 
 STYLES = {"better": "green", "worse": "red", "identical": "cyan"}
 GAP = 3
 # What a terminal too narrow for all does without, one after the other: the sentences above the table have the numbers.
-CUTS = ("tokens", "memory", "verdict", "tokens/s", "p (Holm)", "difference", "FLOPs", "parameters")
+CUTS = ("tokens", "memory", "probes", "verdict", "tokens/s", "p (Holm)", "difference", "FLOPs", "parameters")
 
 
 def show(report: Report, files: list[Path]) -> None:
@@ -64,6 +66,9 @@ def columns(part: rows.Table, width: int) -> list[table.Column]:
     for name in CUTS:
         if _width(list(found.values()), max(24, width // 3)) <= width:
             break
+        if name == "probes":
+            others = [n for n in found if n.startswith(PROBE) and n != metric_title(part.metric)]
+            found = {n: c for n, c in found.items() if n not in others}
         if name not in found:
             continue
         if name == "verdict":

@@ -137,6 +137,8 @@ def fitted(spec: ModelSpec, composed: Composed) -> ModelSpec:
     heads = dict(spec.heads)
     for role, companion in needed_part(composed.cfg.objective, "objective").attribute("widths").items():
         chosen = composed.companions[companion]
+        if "width" not in heads[role].options:  # another head was typed
+            continue
         with naming_role(companion, chosen.source):
             width = (spec_of(chosen) if chosen.source is None else _read(chosen.source)[0]).sizes.dim
         part = heads[role]

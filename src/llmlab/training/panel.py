@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmlab.measures import LIKELIHOODS
+from llmlab.measures import COMPARED, LIKELIHOODS
 from llmlab.training.progress import duration
 
 
@@ -57,6 +57,7 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
     for name, kind in (record.get("measures") or {}).items():
         if kind not in LIKELIHOODS and (value := metrics.get(f"val_{name}")) is not None:
             out.append((name.replace("_", " "), f"{value:.4f}"))
+    out += [(name.replace("_", " "), f"{v:.4f}") for name in COMPARED if (v := metrics.get(f"val_{name}")) is not None]
     total, active = record["parameters"]["total"], record["parameters"]["active"]
     trainable = record["parameters"].get("trainable", total)  # not in older records
     sparse, frozen = f", {active:,} active" * (active != total), f", {trainable:,} that learn" * (trainable != total)
