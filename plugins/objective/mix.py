@@ -86,7 +86,7 @@ class Mixture:
         if prefixed:
             self.like["prefix_len"] = np.int64(0)
             probed = [
-                {"prefix_len": self._filled("prefix_len", np.int64(0), len(p["ids"]), part), **p}
+                {"prefix_len": self._filled("prefix_len", np.asarray(0), len(p["ids"]), part), **p}
                 for p, part in zip(probed, self.parts, strict=True)
             ]
         self.examples = [{k: torch.from_numpy(np.asarray(v))[None] for k, v in p.items()} for p in probed]
