@@ -75,6 +75,12 @@ def _file(family: str) -> str:
     return (conf_dir() / f"model/{family}.yaml").read_text()
 
 
+def joint(case: str) -> bool:
+    """True where the loss of a sample depends on the others in its micro-batch, on all ranks."""
+    name = case.split()[0]
+    return name != USERS and _declared(name, "joint")
+
+
 def data(case: str, texts: Path) -> str:
     """What a case reads of the files of `write`."""
     kind = "similar" if "positives=pairs" in case else _declared(case.split()[0], "reads")
