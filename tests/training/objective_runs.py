@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from llmlab import registry
+from llmlab.config.model_files import conf_dir, families
 
 SMALL = (
     *("tokenizer=char", "data=files", "data.seq_len=16", "model.dim=16", "model.n_heads=2", "model.n_layers=1"),
@@ -19,13 +20,13 @@ SMALL = (
     *("budget.steps=4", "train.checkpoint_every=2", "train.log_every=1", "train.keep=9"),
     "kernel=eager",  # whose products torch's counter sees, those that a mask hides too
 )
-# A model for each kind that an objective can train; WORDS name another where the objective is of a family's own.
-MODELS = {"decoder": "gpt2", "encoder": "bert", "encoder_decoder": "t5"}
+# A model for each kind that an objective can train, where it is not the own objective of one family alone.
+MODELS = {"decoder": ("model=gpt2",), "encoder": ("model=bert",), "encoder_decoder": ("model=t5", "model.n_layers=2")}
 WORDS: dict[str, tuple[str, ...]] = {
-    "t5": ("model.n_layers=2",),  # shared by two stacks
+    "clm": ("model=gpt2",),
+    "mtp": ("model=gpt2",),  # DeepSeek-V3 balances its experts over a micro-batch
     # The three vectors that each layer scores beside distances are not counted: 1 % where there are 16 tokens.
-    "plm": ("model=xlnet", "model.dim=32", "data.seq_len=32"),
-    "mpnet": ("model=mpnet",),
+    "plm": ("model.dim=32", "data.seq_len=32"),
     "rtd": ("model=electra", "model.dim=32"),
     "replace_mlm": ("model=electra", "model.dim=32"),
     "distill": ("models.teacher=[model.n_layers=2]", "objective.hidden=cosine"),
@@ -45,6 +46,8 @@ MORE = {
     ),
     "contrastive": (("objective.positives=pairs", "objective.pool=mean"),),
     "rtd": (("objective.on=masked",),),
+    "plm": (("objective.memory=8",),),
+    "classify": (("model=gpt1", "objective.lm_weight=0.5", "heads.classes.pool=last"),),
 }
 USERS = "masked_pairs"  # of user_objectives.py: two terms, each with a number of targets of its own
 
@@ -61,9 +64,21 @@ def cases() -> dict[str, list[str]]:
 
 def _words(name: str, more: tuple[str, ...]) -> list[str]:
     kinds = ("encoder",) if name == USERS else _declared(name, "topologies")
-    model = MODELS[kinds[0] if kinds else "decoder"]
-    own = (f"model={model}", f"objective={name}", *WORDS.get(model, ()), *WORDS.get(name, ()), *more)
-    return list({w.partition("=")[0]: w for w in (*SMALL, *own)}.values())
+    own = [f"model={family}" for family in families() if f"override /objective: {name}\n" in _file(family)]
+    usual = MODELS[kinds[0] if kinds else "decoder"]
+    model = (*usual, *own) if len(own) == 1 else usual
+    typed = (*SMALL, *model, f"objective={name}", *WORDS.get(name, ()), *more)
+    return list({w.partition("=")[0]: w for w in typed}.values())
+
+
+def _file(family: str) -> str:
+    return (conf_dir() / f"model/{family}.yaml").read_text()
+
+
+def joint(case: str) -> bool:
+    """True where the loss of a sample depends on the others in its micro-batch, on all ranks."""
+    name = case.split()[0]
+    return name != USERS and _declared(name, "joint")
 
 
 def data(case: str, texts: Path) -> str:

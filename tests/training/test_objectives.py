@@ -76,11 +76,10 @@ def same(found, want):
     assert apart[name] <= 1e-6 * largest + 2e-7, f"{name}: {apart[name]:.2g}, of {largest:.2g}"
 
 
-@pytest.mark.parametrize("case", slowly(CASES, QUICK))
+# Those that are joint compare the samples of a micro-batch.
+@pytest.mark.parametrize("case", slowly([c for c in CASES if not objective_runs.joint(c)], QUICK))
 def test_a_batch_that_is_cut_has_the_gradient_of_the_whole(case, whole, tmp_path):
     composed, recipe, want = whole(case)
-    if attributes.get(recipe.objective, "objective", "joint"):
-        pytest.skip("its samples are compared within a micro-batch, as it declares")
     composed = deepcopy(composed)
     composed.cfg.train.micro_batch_size = 2
     same(of(composed, tmp_path, recipe), want)
@@ -90,16 +89,11 @@ def test_a_batch_that_is_cut_has_the_gradient_of_the_whole(case, whole, tmp_path
 def two(texts):
     """Steps of all cases on two ranks, one after the other in the same two processes."""
     pytest.importorskip("deepspeed")
-    runs, where = [], ["trainer.devices=2", "strategy=ddp"]
+    runs = []
     for case, words in CASES.items():
-        joint = case.split()[0] == "contrastive"
-        runs.append(
-            (
-                case,
-                strategies(case),
-                [*words, objective_runs.data(case, texts), *where, f"train.micro_batch_size={4 if joint else 2}"],
-            )
-        )
+        cut = f"train.micro_batch_size={4 if objective_runs.joint(case) else 2}"
+        typed = [*words, objective_runs.data(case, texts), "trainer.devices=2", "strategy=ddp", cut]
+        runs.append((case, strategies(case), typed))
     ranks.work(objective_runs.__file__, texts / "two", 2, runs, timeout=550)
     return texts / "two"
 

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from small_runs import numbers, run
+from small_runs import run
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +24,6 @@ from llmlab.model import build
 from llmlab.plan import subject
 from llmlab.slots import Loss, Vocabulary
 from llmlab.sweep.plan import make_plan
-from llmlab.training.run import train
 
 SMALL = ["model.dim=16", "model.n_layers=2", "model.n_heads=2", "model.vocab_size=64", "data.seq_len=30"]
 GOOD, BAD = ["good", "great", "fine", "lovely", "warm"], ["bad", "poor", "awful", "sad", "cold"]
@@ -220,13 +219,6 @@ def test_a_classifier_is_learnt_from_labelled_lines(classifier):
     assert done["data"]["reads"] == "labelled" and done["data"]["labels"] == ["bad", "good"]
     assert done["parts"]["heads.classes"] == "pooled" and done["data"]["documents"] == 300
     assert done["tokens_seen"] == 40 * 16 * round(done["tokens_seen"] / 640)
-
-
-@pytest.mark.slow
-def test_it_goes_on_as_if_it_had_not_been_interrupted(classifier, reviews, tmp_path):
-    run(tmp_path / "run", *classify(reviews, "trainer.max_steps=20"))
-    train(compose([f"resume={tmp_path / 'run'}", "trainer.max_steps=-1"]), tmp_path / "run")
-    assert numbers(tmp_path / "run") == numbers(classifier[0])
 
 
 def test_it_is_measured_on_its_own_records_and_on_others(classifier, reviews, capsys):

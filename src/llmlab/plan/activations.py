@@ -138,9 +138,10 @@ def examples(objective: Objective, length: int, documents: bool, n: int = 4) -> 
 
 def share_of_targets(objective: Objective, samples: Sequence[dict[str, np.ndarray]]) -> float:
     """The share of tokens at which heads are computed: tensors without values don't tell how many of a mask are True."""
-    asked = [(p.tokens, rows) for s in samples for p in passes(objective, s) for rows in p.heads.values()]
-    every = sum(tokens for tokens, _ in asked)
-    return sum(tokens if rows is None else rows for tokens, rows in asked) / every if every else 1.0
+    # A head that reads all of a text beside one that reads 15 % (a pair's, a discriminator's) is given no mask.
+    every = [(p.tokens, rows) for s in samples for p in passes(objective, s) for rows in p.heads.values()]
+    asked = [(tokens, rows) for tokens, rows in every if rows is not None and rows < tokens]
+    return sum(rows for _, rows in asked) / sum(tokens for tokens, _ in asked) if asked else 1.0
 
 
 def farthest_distance(objective: Objective, samples: Sequence[dict[str, np.ndarray]]) -> int:
