@@ -42,7 +42,7 @@ OPTIONS = {"contrastive": ("model.dropout=0.1",)}  # its two views differ by wha
 TOKENS = {"clm": "3e5"}
 OTHERS = "8e5"
 # A pair that has as many FLOPs, three times each, and its probe. FLOPs of 3e5 tokens of electra's own objective.
-FLOPS, SEEDS = "1.2e12", (1, 2, 3)
+FLOPS, SEEDS = "1.85e12", (1, 2, 3)
 PAIR = {
     "RTD": ("model=electra", "objective=rtd"),
     "MLM": ("model=electra", "objective=mlm_only"),
