@@ -154,7 +154,7 @@ def first_loss(subject: Subject) -> None:
         raise NotApplicable("its objective measures no likelihood, of which the first value is known")
     total, count = loss.shown[likelihoods[0]]
     got, chance = float(total / count), math.log(VOCABULARY)
-    varies = subject.spec.init.attribute("logit_variance")
+    varies = logit_variance(subject.spec)
     # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
     # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.
     expected = chance + varies / 2
@@ -167,6 +167,17 @@ def first_loss(subject: Subject) -> None:
         raise CheckFailed(
             f"the first loss is {got:.3f}, but should be ln {VOCABULARY} = {chance:.3f}, at most {most:.3f}"
         )
+
+
+def logit_variance(spec: ModelSpec) -> float:
+    """The variance of first logits: as the init declares, or as the deviation makes it that its config gives."""
+    declared: float = spec.init.attribute("logit_variance")
+    std = spec.init.options.get("std")
+    # By itself an init that declares none has tables so small that logits hardly vary.
+    if declared or std is None or std == registry.index()["init", spec.init.name].options["std"].default:
+        return declared
+    # What a head reads is normed.
+    return float(spec.sizes.dim * (spec.init.options.get("embed_std") or std) ** 2)
 
 
 def keeps_input(spec: ModelSpec) -> bool:
