@@ -66,6 +66,7 @@ FAMILIES = (
     "modernbert",
     "bert_generation",
     "xlnet",
+    "elmo",
     "t5",
     "t5_v1_1",
     "bart",
@@ -99,6 +100,7 @@ OWN = {
     # Their own objective has no scores of the vocabulary, which these tests read.
     "electra": ("objective=mlm",),
     "spanbert": ("objective=mlm",),
+    "elmo": ("objective=mlm",),
     "deberta_v3": ("objective=mlm",),
 }
 PREFIXED = ("glm_2022", "glm_130b", "chatglm1")  # whose text begins with a prefix that sees itself
@@ -113,6 +115,7 @@ DECODING = {  # what a family is given so that it decodes
     "deberta_v3": ("objective=clm",),
     "modernbert": ("objective=clm",),
     "xlnet": ("objective=clm",),
+    "elmo": ("objective=clm",),
     **dict.fromkeys(PREFIXED, ("objective=clm",)),
 }
 

@@ -24,7 +24,18 @@ def head(name, embedding=None, options=None, **changes):
 
 
 def test_every_head_is_here():
-    assert set(names("head")) == {"lm", "mlm", "pooled", "scalar", "token", "span", "replaced", "boundary", "context"}
+    assert set(names("head")) == {
+        "lm",
+        "mlm",
+        "pooled",
+        "scalar",
+        "token",
+        "span",
+        "replaced",
+        "boundary",
+        "context",
+        "both_ways",
+    }
 
 
 @pytest.mark.parametrize("tied", [True, False])
