@@ -151,7 +151,7 @@ def woken(described: ModelSpec, seed: int = 1) -> Model:
     model = build_model(described, seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
+        for tensor in (t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()):
             std = 0.3 if tensor.dim() > 1 else 0.1
             tensor.add_(torch.randn(tensor.shape, generator=generator) * std)
     return model
