@@ -68,7 +68,7 @@ class LanguageModelHead(nn.Module):
         return logits
 
 
-@register("head", "bilm")
+@register("head", "both_ways")
 class BidirectionalLMHead(nn.Module):
     """Logits of the next token and of the one before, of halves (ELMo: Peters et al. 2018, arXiv:1802.05365): (..., 2, V).
 
@@ -91,7 +91,7 @@ class BidirectionalLMHead(nn.Module):
     ):
         super().__init__()
         if sizes.dim % 2:
-            raise ValueError(f"head=bilm reads halves of a hidden state, but model.dim={sizes.dim} is odd")
+            raise ValueError(f"head=both_ways reads halves of a hidden state, but model.dim={sizes.dim} is odd")
         self.out = Linear(sizes.dim // 2, sizes.vocab_size, bias, role="head")
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:

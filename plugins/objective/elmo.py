@@ -24,7 +24,7 @@ class BidirectionalLM:
     """
 
     mask = "bidirectional"
-    heads = {"tokens": "bilm"}
+    heads = {"neighbours": "both_ways"}
     special = ()
     topologies = ("encoder",)
     measures = {"forward": "bits", "backward": "nll"}
@@ -51,11 +51,11 @@ class BidirectionalLM:
         return {name: int((prepared[key] != IGNORED).sum()) for name, key in terms.items()}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
-        return [Pass(len(prepared["ids"]), heads={"tokens": None})]
+        return [Pass(len(prepared["ids"]), heads={"neighbours": None})]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
-        output = model(batch, heads={"tokens": None})
-        forward, backward = output.heads["tokens"].unbind(-2)
+        output = model(batch, heads={"neighbours": None})
+        forward, backward = output.heads["neighbours"].unbind(-2)
         terms = {
             "forward": cross_entropy(forward, batch["labels"]),
             "backward": cross_entropy(backward, batch["previous"]),

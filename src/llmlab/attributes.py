@@ -88,6 +88,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "width_option": Attribute(
             str, "", "the option that is its table's width, which a companion that shares a table takes over"
         ),
+        "table": Attribute(
+            bool, True, "False: it makes vectors otherwise, so that there is no table to tie or to share"
+        ),
     },
     "block": {
         "final_norm": Attribute(bool, False, "the stack needs a norm after its last layer"),

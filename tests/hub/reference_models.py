@@ -24,6 +24,7 @@ PRESETS = (
     "glm_2022",
     "chatglm1",
     "lstm",
+    "elmo",
 )  # without a checkpoint layout, or with one that is not there
 BUILT = [family for family in FAMILIES if family not in (*LACKING.values(), *PRESETS)]
 # Choices without which a family that tells padding by its id has no checkpoint.

@@ -66,6 +66,7 @@ FAMILIES = (
     "modernbert",
     "bert_generation",
     "xlnet",
+    "elmo",
     "t5",
     "t5_v1_1",
     "bart",
@@ -99,6 +100,7 @@ OWN = {
     # Their own objective has no scores of the vocabulary, which these tests read.
     "electra": ("objective=mlm",),
     "spanbert": ("objective=mlm",),
+    "elmo": ("objective=mlm",),
     "deberta_v3": ("objective=mlm",),
 }
 PREFIXED = ("glm_2022", "glm_130b", "chatglm1")  # whose text begins with a prefix that sees itself
@@ -113,6 +115,7 @@ DECODING = {  # what a family is given so that it decodes
     "deberta_v3": ("objective=clm",),
     "modernbert": ("objective=clm",),
     "xlnet": ("objective=clm",),
+    "elmo": ("objective=clm",),
     **dict.fromkeys(PREFIXED, ("objective=clm",)),
 }
 
@@ -148,7 +151,7 @@ def woken(described: ModelSpec, seed: int = 1) -> Model:
     model = build_model(described, seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
+        for tensor in (t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()):
             std = 0.3 if tensor.dim() > 1 else 0.1
             tensor.add_(torch.randn(tensor.shape, generator=generator) * std)
     return model

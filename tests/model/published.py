@@ -109,6 +109,7 @@ WITHOUT_HEADS = {  # the body alone
     "electra_large": 334_092_288,
     "deberta_v3_base": 183_831_552,
     "deberta_v3_large": 434_012_160,
+    "elmo_original": 93_600_864,  # 93.6 million on allennlp.org/elmo
 }
 POOLED = {  # the body with its pooler
     "albert_large": 17_683_968,

@@ -51,7 +51,7 @@ def test_only_the_seed_counts(family):
     torch.rand(7)
     two, other = values(*tiny(family)), values(*tiny(family), seed=2)
     assert all(torch.equal(one[k], two[k]) for k in one)
-    drawn = [k for k in one if one[k].unique().numel() > 1]
+    drawn = [k for k in one if one[k].is_floating_point() and one[k].unique().numel() > 1]
     assert len(drawn) > 5
     assert not any(torch.equal(one[k], other[k]) for k in drawn)
     assert all(torch.isfinite(v).all() for v in one.values())
@@ -112,4 +112,4 @@ def test_every_parameter_has_a_role(family):
     roles = {path: role for path, _, role in parameters(model)}
     assert set(roles) == {name for name, _ in model.named_parameters()}
     odd = {path for path, role in roles.items() if role == "other"}
-    assert all("dense" in path or "project" in path or "cells" in path for path in odd), odd
+    assert all("dense" in path or "project" in path or "cells" in path or ".embedding." in path for path in odd), odd

@@ -149,8 +149,9 @@ def test_experts_are_measured_as_the_tokens_that_visit_them(monkeypatch):
 
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("llama3",)))
 def test_no_part_here_is_more_than_it_says(family):
-    """Of builtin parts torch counts what their linears and pair_width make; DeBERTa's scores of distances are measured."""
-    said = {"deberta_v3": ["position=disentangled"]}.get(family, [])
+    """Of builtin parts torch counts what their linears and pair_width make; DeBERTa's scores of distances and
+    ELMo's filters, which read each place of a token, are measured."""
+    said = {"deberta_v3": ["position=disentangled"], "elmo": ["embedding=char_cnn"]}.get(family, [])
     assert [what.part for what in account(assemble(spec(*tiny(family))), LENGTH).sources] == said
 
 

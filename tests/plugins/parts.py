@@ -70,7 +70,7 @@ def fill(module: nn.Module, seed: int = 0, std: float = 0.5) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
-            tensor.normal_(0.0, std, generator=generator)
+            tensor.normal_(0.0, std, generator=generator) if tensor.is_floating_point() else tensor.zero_()
     return module.eval()
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from families import spec, tiny
 from parts import build, close, names, part, sizes
 
+from llmlab.errors import UserError
+from llmlab.model.build import assemble
 from llmlab.slots import Context
 
 LN = part("norm", "layernorm")
@@ -19,7 +22,7 @@ def embedding(name, position="none", shared=None, **options):
 
 
 def test_every_embedding_is_here():
-    assert set(names("embedding")) == {"token", "scaled", "two_stream", "bert", "factorized", "mtp"}
+    assert set(names("embedding")) == {"token", "scaled", "two_stream", "bert", "factorized", "mtp", "char_cnn"}
 
 
 @pytest.mark.parametrize("position", ["none", "learned", "sinusoidal"])
@@ -104,7 +107,7 @@ def test_another_width_is_projected():
     assert embedding("bert")[0].project is None
 
 
-@pytest.mark.parametrize("name", names("embedding"))
+@pytest.mark.parametrize("name", sorted({*names("embedding")} - {"char_cnn"}))  # which has no table
 def test_shared_tables_are_used_and_not_owned(name):
     first, _ = embedding(name)
     second, _ = embedding(name, shared=first)
@@ -113,7 +116,9 @@ def test_shared_tables_are_used_and_not_owned(name):
     assert "table.weight" in dict(first.named_parameters())
 
 
-@pytest.mark.parametrize("name", sorted({*names("embedding")} - {"mtp"}))  # which joins tokens to hidden states
+@pytest.mark.parametrize(
+    "name", sorted({*names("embedding")} - {"mtp", "char_cnn"})
+)  # which joins tokens to hidden states
 def test_dropout_is_on_what_goes_to_the_layers_while_training(name):
     made, _ = embedding(name, sizes=sizes(dropout=1.0))
     zero = made.project.bias if name == "factorized" else torch.zeros(24)
@@ -125,3 +130,47 @@ def test_dropout_is_on_what_goes_to_the_layers_while_training(name):
 def test_a_position_in_float32_leaves_half_precision_alone():
     made, _ = embedding("token", "sinusoidal")
     assert made.bfloat16()(torch.tensor([[1, 2]]), Context(2)).dtype == torch.bfloat16
+
+
+def spelled(text, **options):
+    made, _ = embedding("char_cnn", **options)
+    made.spell(text)
+    return made
+
+
+def test_characters_are_filtered_as_torch_convolves():
+    made = spelled(lambda i: "abc" * i, longest=9, filters=[3, 2, 4], highways=0)
+    chars = made.table_of_chars.weight[made.chars].mT  # (V, C, L)
+    each = []
+    for k, filters in enumerate(made.filters, 1):
+        conv = torch.nn.Conv1d(16, len(filters.linear.bias), k)
+        with torch.no_grad():
+            # torch's weight is (filters, C, k), ours over (k, C) side by side.
+            conv.weight.copy_(filters.linear.weight.unflatten(1, (k, 16)).mT)
+            conv.bias.copy_(filters.linear.bias)
+        each.append(conv(chars).amax(-1))
+    want = made.project(torch.cat(each, 1).relu())
+    close(made(torch.arange(50)[None], Context(50))[0], want)
+
+
+def test_a_token_is_spelled_between_marks_cut_and_if_it_is_special_numbered():
+    made = spelled(lambda i: "" if i < 2 else "\u00e9" if i == 2 else "long" * i, longest=7)
+    assert made.chars[:4].tolist() == [
+        [258, 261, ord("0"), 259, 260, 260, 260],
+        [258, 261, ord("1"), 259, 260, 260, 260],
+        [258, 0xC3, 0xA9, 259, 260, 260, 260],
+        [258, *b"longl", 259],
+    ]
+
+
+def test_a_vector_twice_is_the_same_for_both_halves():
+    made = spelled(str, twice=True)
+    x = made(torch.tensor([[3, 1, 4]]), Context(3))
+    assert made.project.weight.shape[0] == 12 and torch.equal(x[..., :12], x[..., 12:])
+
+
+def test_characters_have_no_table_to_tie_or_to_share():
+    with pytest.raises(UserError, match=r"model\.tie_embeddings: embedding=char_cnn has no table"):
+        assemble(spec(*tiny("lstm", "embedding=char_cnn", "model.tie_embeddings=true")))
+    with pytest.raises(ValueError, match="so none can be shared"):
+        embedding("char_cnn", shared=embedding("token")[0])

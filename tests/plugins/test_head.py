@@ -24,8 +24,8 @@ def head(name, embedding=None, options=None, **changes):
 
 
 def test_every_head_is_here():
-    tokens = {"lm", "bilm", "mlm", "token", "replaced", "boundary", "context", "biased_context", "subwords", "projection"}
-    assert set(names("head")) == {*tokens, "pooled", "vector", "scalar", "span"}
+    tokens = {"lm", "both_ways", "mlm", "token", "replaced", "boundary", "context", "biased_context", "subwords"}
+    assert set(names("head")) == {*tokens, "projection", "pooled", "vector", "scalar", "span"}
 
 
 @pytest.mark.parametrize("tied", [True, False])

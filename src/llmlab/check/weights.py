@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from llmlab import attributes
 from llmlab.check.subject import FIRST_ID, CheckFailed, NotApplicable, Subject
 from llmlab.model import build, serialise
 from llmlab.runs import checkpoint
@@ -54,6 +55,8 @@ def tied(subject: Subject) -> None:
     model, batch = subject.fresh().eval(), subject.batch()
     if "tokens" not in model.heads:
         raise NotApplicable("it has no head for tokens")
+    if not attributes.get(model.all_stacks()[0].embedding, "embedding", "table"):
+        raise NotApplicable("its embedding has no table of tokens")
     token = FIRST_ID - 2  # no text of `random_ids` has it
     before = model(batch)
     model.all_stacks()[0].embedding.weight[token] += 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -75,6 +75,14 @@ def initialise(model: Model, seed: int, prefix: str = "", rows: tuple[Tensor, Te
     # empty_like leaves whatever the memory held, and BART's bias on the logits and a router's on its scores begin at 0.
     for buffer in model.buffers():
         buffer.zero_()
+    spell(model, str)
+
+
+def spell(model: nn.Module, text: Callable[[int], str]) -> None:
+    """Tell parts that read the characters of tokens what each id stands for; without a tokenizer its number."""
+    for module in model.modules():
+        if (own := getattr(module, "spell", None)) is not None:
+            own(text)
 
 
 def token_tables(model: Model) -> dict[str, nn.Parameter]:

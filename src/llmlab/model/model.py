@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llmlab import attributes
 from llmlab.config.spec import ModelSpec
+from llmlab.errors import UserError
 from llmlab.memory import Memory
 from llmlab.model import adapters, batch_keys
 from llmlab.model.cache import Cache
@@ -48,6 +49,11 @@ class Model(nn.Module):
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None
+        if spec.sizes.tie_embeddings and not attributes.get(first.embedding, "embedding", "table"):
+            raise UserError(
+                f"model.tie_embeddings: embedding={spec.stacks[0].embedding.name} has no table of tokens that a head could "
+                "use; set model.tie_embeddings=false"
+            )
         # A head's norm is of the layers' kind: ModernBERT's has no bias, as all of its norms.
         norm = spec.stacks[-1].layers[-1].parts["norm"].factory()
         self.heads = nn.ModuleDict(

@@ -63,11 +63,12 @@ class Offline(pl.LightningModule):
         placement: Placement = Placement(),  # noqa: B008  frozen
         learns: trainable.Filter = trainable.Filter(),  # noqa: B008  frozen
         companions: Mapping[str, Companion] | None = None,
+        text: Callable[[int], str] | None = None,
     ):
         super().__init__()
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
-        self.placement, self.learns, self.vectors = placement, learns, vectors
+        self.placement, self.learns, self.vectors, self.text = placement, learns, vectors, text
         feed.attach(self)
         self.model: Model | None = None
         self.companions = companions or {}
@@ -125,10 +126,14 @@ class Offline(pl.LightningModule):
         """First values of all models, or those of the vectors and the checkpoints that they begin with."""
         assert self.model is not None
         build.initialise(self.model, self.seed, rows=self.vectors)
+        if self.text is not None:
+            build.spell(self.model, self.text)
         if self.weights is not None:
             load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
         for role, companion in self.companions.items():
             companion.fill(cast(Model, self.models[role]), self.seed)
+            if self.text is not None and companion.start is None and companion.weights is None:
+                build.spell(self.models[role], self.text)
 
     def on_train_start(self) -> None:
         for role, companion in self.companions.items():

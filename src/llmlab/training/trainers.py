@@ -85,6 +85,7 @@ def make(
         placement=placement.Placement.from_config(cfg),
         companions=recipe.companions,
         learns=recipe.learns,
+        text=recipe.corpus.vocabulary.text,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
     tokens_per_step = cut.batch_size * recipe.tokens_per_sample

@@ -13,6 +13,7 @@ from twins.attention import layernorm, linear
 
 MORE: Settings = {
     "token": [({}, {"table_width": 1})],
+    "char_cnn": [({}, {"longest": 12}), ({"dim": 80}, {"twice": True, "filters": [2, 3, 4]}), ({}, {"highways": 0})],
     "bert": [({"token_types": 3}, {}), ({"token_types": 3}, {"scale": True})],
     "factorized": [
         ({"token_types": 3}, {"scale": True}),
@@ -22,6 +23,14 @@ MORE: Settings = {
     ],
 }
 REFUSED: Settings = {
+    "char_cnn": [
+        *(({}, {key: 0}) for key in ("char_dim", "longest")),
+        *(
+            ({}, {key: value})
+            for key, value in (("filters", [2, 0]), ("filters", []), ("highways", -1), ("longest", 6))
+        ),
+        ({"dim": 25}, {"twice": True}),
+    ],
     "token": [({}, {"table_width": 0})],
     "bert": [({}, {"width": 0})],
     "factorized": [({}, {"width": 0})],
@@ -112,3 +121,43 @@ def mtp(given: Given) -> dict[str, np.ndarray]:
         return joined(hidden, table[given.inputs["ids"]] + places)
 
     return outputs(given, vectors, trained=lambda i: True, gain=1.0, dropped=joined(nothing, nothing))
+
+
+@twin("embedding", "char_cnn", source="Kim et al. 2015, sections 2.2 and 2.3; bilm-tf's data.py and model.py")
+def char_cnn(given: Given) -> dict[str, np.ndarray]:
+    weights, options, inputs = given.weights, given.options, given.inputs
+    longest = options["longest"]
+
+    def spelled(i: int) -> list[int]:
+        own = [b for b in inputs["spelled"][i].tolist() if b >= 0] or [261, *str(i).encode()]
+        row = [258, *own[: longest - 2], 259]
+        return row + [260] * (longest - len(row))
+
+    def filtered(x: np.ndarray, n: int) -> np.ndarray:
+        # The weights of a filter are numbered by place, then by number of a character's vector.
+        weight, bias = weights[f"filters.{n}.linear.weight"], weights[f"filters.{n}.linear.bias"]
+        places = [weight @ x[at : at + n + 1].reshape(-1) + bias for at in range(longest - n)]
+        return np.maximum(np.max(places, 0), 0)
+
+    def vector(i: int) -> np.ndarray:
+        x = weights["table_of_chars.weight"][spelled(i)]
+        kinds = sum(path.startswith("filters.") and path.endswith("weight") for path in weights)
+        y = np.concatenate([filtered(x, n) for n in range(kinds)])
+        for n in range(options["highways"]):
+            gate = 1 / (1 + np.exp(-linear(given, f"highways.{n}.gate", y)))
+            y = gate * np.maximum(linear(given, f"highways.{n}.linear", y), 0) + (1 - gate) * y
+        y = linear(given, "project", y)
+        return np.concatenate([y, y]) if options["twice"] else y
+
+    alone = np.array([[vector(i) for i in row] for row in inputs["ids"]])
+    counts = options["filters"] or [
+        max(1, round(n * (given.sizes.dim // (2 if options["twice"] else 1)) / 512))
+        for n in (32, 32, 64, 128, 256, 512, 1024)
+    ]
+    assert [len(weights[f"filters.{n}.linear.bias"]) for n in range(len(counts))] == list(counts)
+    return {
+        "alone": alone,
+        "placed": alone + inputs["places"][OFFSET:],
+        "dropped": np.zeros_like(alone),
+        "learns": np.ones(sum(path != "chars" for path in weights)),
+    }

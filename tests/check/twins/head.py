@@ -69,8 +69,8 @@ def per_token(given: Given, answer: Callable[[np.ndarray], np.ndarray]) -> dict[
     }
 
 
-@twin("head", "bilm", source="Peters et al. 2018, section 3.1: one softmax layer for both directions")
-def bilm(given: Given) -> dict[str, np.ndarray]:
+@twin("head", "both_ways", source="Peters et al. 2018, section 3.1: one softmax layer for both directions")
+def both_ways(given: Given) -> dict[str, np.ndarray]:
     def answer(h: np.ndarray) -> np.ndarray:
         half = h.shape[-1] // 2
         bias = given.weights.get("head.out.bias", 0.0)

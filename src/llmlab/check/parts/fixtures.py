@@ -49,7 +49,7 @@ def fill_random(module: nn.Module, std: float = 0.3) -> nn.Module:
     """Fill parameters and buffers in place with normal values, and switch to eval mode."""
     chance = generator(1)
     for tensor in [*module.parameters(), *module.buffers()]:
-        tensor.normal_(0.0, std, generator=chance)
+        tensor.normal_(0.0, std, generator=chance) if tensor.is_floating_point() else tensor.zero_()
     return module.eval()
 
 

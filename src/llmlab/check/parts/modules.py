@@ -164,6 +164,8 @@ def chosen_rows(subject: Subject) -> None:
 def vectors(subject: Subject) -> None:
     """Without positions an embedding gives a token the same vector wherever it stands, and its table's rows count."""
     spec, sizes = tested_part(subject, "embedding"), part_sizes(subject).but(token_types=2)
+    if not spec.attribute("table"):
+        raise NotApplicable("it has no table of tokens")
     embedding = build_random(spec.factory(), sizes.but(embed_dim=sizes.dim), Position(), _norm(subject), None)
     text = random_ids(2, 6)
     context = Context(6, ids=text, segments=text % 2)

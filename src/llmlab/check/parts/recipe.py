@@ -61,7 +61,8 @@ def likelihood(subject: Subject) -> None:
     # A companion's has its name, and is of the companion's scores.
     models = attributes.get(made, "objective", "models")
     likelihoods = [name for name in measures.likelihoods(list(loss.shown), kinds) if name not in models]
-    if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
+    role = "neighbours" if spec.attribute("halves") else "tokens"
+    if not likelihoods or "labels" not in batch or role not in made.heads:
         raise NotApplicable("it measures no likelihood of labels by a head of tokens")
     where = batch["labels"] >= 0
     # In float64, so that of two sums that differ this is the right one.
@@ -69,7 +70,7 @@ def likelihood(subject: Subject) -> None:
     own = [batch for batch in read if "ids" in batch]  # the rest is of its heads alone
     # Each part of a mixture reads some of the batch.
     seen = batch if spec.attribute("joins") else own[-1]
-    logits = model(seen, heads={"tokens": None}).heads["tokens"].double()
+    logits = model(seen, heads={role: None}).heads[role].double()
     if spec.attribute("halves"):  # the first is asked for the labels
         logits = logits[..., 0, :]
     weights, n = learning.weights_of_targets(batch)

@@ -12,9 +12,9 @@ from twins.objective.losses import Arrays, log_softmax
 
 def loss(given: Given, batch: str, half: bool = False) -> Arrays:
     """Terms, their mean and its slope: log p(t_k | t_1 ... t_k-1) from the left, log p(t_k | t_k+1 ... t_N) from the right."""
-    scores = given.inputs[f"{batch}/scores/tokens"]
+    scores = given.inputs[f"{batch}/scores/neighbours"]
     scores = bfloat16(scores) if half else scores
-    made: Arrays = {f"{batch}/slope/tokens": np.zeros_like(scores), f"{batch}/mean": np.array(BALANCE)}
+    made: Arrays = {f"{batch}/slope/neighbours": np.zeros_like(scores), f"{batch}/mean": np.array(BALANCE)}
     for direction, (term, key) in enumerate((("forward", "labels"), ("backward", "previous"))):
         labels = given.inputs[f"{batch}/{key}"]
         places = [tuple(at) for at in np.argwhere(labels >= 0)]
@@ -24,7 +24,7 @@ def loss(given: Given, batch: str, half: bool = False) -> Arrays:
             total -= log_p[labels[at]]
             back = np.exp(log_p)
             back[labels[at]] -= 1
-            made[f"{batch}/slope/tokens"][at][direction] = back / len(places) / 2
+            made[f"{batch}/slope/neighbours"][at][direction] = back / len(places) / 2
         made[f"{batch}/loss/{term}"] = np.array([total, len(places)])
         made[f"{batch}/weight/{term}"] = np.array(0.5)
         made[f"{batch}/mean"] = made[f"{batch}/mean"] + total / max(len(places), 1) / 2

@@ -1,5 +1,7 @@
 """Observer of embeddings, with layer norms and a position that looks up given vectors.
 
+Those without a table have one of their own, characters.py.
+
 Inputs: `ids` (B, T), `segments` (B, T) where sizes.token_types is not 0, `queries` (B, T) bool, `hidden` (B, T, D),
 `places` (P, E) by position id, and `shared` (V, width), the table of another stack. The calls of the part:
 
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 
 from llmlab import registry
+from llmlab.check.twins.observers import characters
 from llmlab.check.twins.observers.observed import Observed, arrays, build, given, options_of, sizes_of, uniform
 from llmlab.check.twins.settings import Setting
 from llmlab.slots import Context, Position, Table
@@ -42,6 +45,8 @@ class Places(Position):
 
 
 def observe(setting: Setting) -> Observed:
+    if not registry.index()[setting.slot, setting.name].attribute("table"):
+        return characters.observe(setting, Places)
     sizes, options = sizes_of(setting), options_of(setting)
     width = getattr(registry.load(setting.slot, setting.name, {}).func, "width", None)
     embed_dim = width(sizes, **options) if width else sizes.dim
