@@ -42,6 +42,7 @@ class Mixture:
         {"weights": (3.0, 1.0)},
         {"options": ({"z_loss": 0.2}, {"rate": 0.5})},
         {"names": ("one", "other")},
+        {"names": ("one", "one")},
     )
 
     def __init__(
