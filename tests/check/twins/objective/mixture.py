@@ -33,6 +33,8 @@ def mix(given: Given) -> Arrays:
     by_chance = 0.1 / len([i for i in range(SIZE) if i not in special])
     made: Arrays = {"fixed_counts": np.array(0.0), "shown": np.array(0.1 + by_chance)}
     labels, scores, which = (given.inputs[f"batch/{key}"] for key in ("labels", "scores/tokens", "which"))
+    # A text of which all is seen is all prefix; one that is read from left to right has none.
+    made["prefix_len"] = np.array([labels.shape[1] * (o["of"][i] == "mlm") for i in which])
     slope, mean, half = np.zeros_like(scores), BALANCE, BALANCE
     every = list(zip(*np.nonzero(labels != -100), strict=True))
     for name in dict.fromkeys(names):
