@@ -14,7 +14,7 @@ from mutants.mutant import Mutant
 from mutants.store import Outcome, Store
 from mutants.targets import ROOT
 
-PATIENCE, LEAST = 5.0, 20.0  # a mutant may take LEAST seconds, and PATIENCE times as long as the unchanged file
+PATIENCE, LEAST = 3.0, 10.0  # a mutant may take LEAST seconds, and PATIENCE times as long as the unchanged file
 TRIAL = 15  # checks or tests that are run on the unchanged file again, in the way of a mutant's
 Tell = Callable[[Mutant, Outcome], None]
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from mutants import world
@@ -182,7 +183,7 @@ def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[st
     if not a.known:
         world.prepare()
     store, asked = Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants]
-    baselines = {names: Baselines(store, asked, a.slow, names) for names in (a.checks, FIRST)}
+    baselines = {names: Baselines(store, asked, a.slow, names) for names in (a.checks, FIRST, part_checks())}
     progress = Progress(sum(len(r.mutants) for r in results), sides[0])
     end = 0.0 if a.known else time.monotonic() + a.budget * 60 if a.budget else float("inf")
     status = 0
@@ -209,7 +210,21 @@ def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[st
 
 
 def _stages(file: str, sides: Sequence[str], names: str | None) -> list[tuple[str, str | None]]:
-    """(who is asked, which checks), one after the other: a definition kills most, so that few files need the rest recorded."""
+    """(who is asked, which checks), one after the other. A part's definition kills most and its other checks most of the rest,
+    so that the models of its pairs are recorded for few files."""
     group = group_of(file)
-    first = "check" in sides and names is None and group is not None and not group.words
-    return [*([("check", FIRST)] if first else []), *((by, names) for by in sides)]
+    first: list[str] = []
+    if "check" in sides and names is None and group is not None and not group.words:
+        from llmlab.check.request import ALONE_SLOTS
+
+        in_models = all(slot not in ALONE_SLOTS for slot, _ in world.parts_of(file))
+        first = [FIRST, *([part_checks()] if in_models else [])]
+    return [*(("check", some) for some in first), *((by, names) for by in sides)]
+
+
+@cache
+def part_checks() -> str:
+    """Names of the checks that are asked of a part by itself."""
+    from llmlab.check.parts import PART_CHECKS
+
+    return ",".join(name for name in PART_CHECKS if name != FIRST)

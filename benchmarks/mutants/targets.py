@@ -62,7 +62,7 @@ GROUPS = (
         ("src/llmlab/decoding/*.py",),
         None,
         None,
-        words=("model=llama3", "model=t5"),
+        words=("model=llama3", "model=t5", "model=gpt2", "model=bert"),
         tests=(
             "tests/commands/test_generate.py",
             "tests/commands/test_chat.py",

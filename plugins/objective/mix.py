@@ -46,6 +46,7 @@ class Mixture:
         {"options": ({"z_loss": 0.2}, {"rate": 0.5})},
         {"names": ("one", "other")},
         {"of": ("denoise", "denoise"), "names": ("one", "other"), "weights": (3.0, 1.0), "prefix": True},
+        {"names": ("one", "one")},
     )
 
     def __init__(

@@ -11,7 +11,7 @@ import pytest
 from mutants import ask, by_check, serve, targets, world
 from mutants.ask import Asker
 from mutants.by_check import Task
-from mutants.command import FIRST, _stages, by_group, sample
+from mutants.command import FIRST, _stages, by_group, part_checks, sample
 from mutants.forks import Forks, call_in_fork
 from mutants.mutant import mutants_of
 from mutants.results import Equivalent, FileResult, equivalent, equivalents, wilson
@@ -266,7 +266,9 @@ def test_lists_are_kept_and_numbers_are_of_groups(tmp_path, monkeypatch):
 
 def test_definitions_are_asked_first_of_parts_alone():
     sides = ["check", "tests"]
-    assert _stages("plugins/norm/rmsnorm.py", sides, None) == [("check", FIRST), ("check", None), ("tests", None)]
+    asked = [FIRST, part_checks(), None]
+    assert _stages("plugins/norm/rmsnorm.py", sides, None) == [*(("check", names) for names in asked), ("tests", None)]
+    assert _stages("plugins/schedule/cosine.py", ["check"], None) == [("check", FIRST), ("check", None)]
     assert _stages("src/llmlab/model/stack.py", sides, None) == [("check", None), ("tests", None)]
     assert _stages("plugins/norm/rmsnorm.py", ["check"], "cut") == [("check", "cut")]
 

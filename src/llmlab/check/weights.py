@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from llmlab import attributes
 from llmlab.check.subject import FIRST_ID, CheckFailed, NotApplicable, Subject
-from llmlab.model import build, serialise
+from llmlab.model import build, roles, serialise
+from llmlab.model.model import Model
+from llmlab.modules import Table
 from llmlab.runs import checkpoint
+from llmlab.seeds import key
 
 
 @torch.no_grad()
@@ -36,9 +40,13 @@ def saved(subject: Subject) -> None:
 
 @torch.no_grad()
 def drawn(subject: Subject) -> None:
-    """No two tensors begin with the same random values, those of layers that are alike neither."""
-    first: dict[tuple[float, ...], str] = {}
-    for name, tensor in subject.fresh().named_parameters():
+    """Tensors begin with what their role's init draws for each from its own path; biases and buffers with 0.
+
+    No two begin with the same random values, those of layers that are alike neither.
+    """
+    model, first = subject.fresh(), dict[tuple[float, ...], str]()
+    _by_role(model)
+    for name, tensor in model.named_parameters():
         values = tensor.flatten()[:16].double()
         if len(values.unique()) < len(values) or len(values) < 16:  # constants, as a norm's weight
             continue
@@ -47,6 +55,23 @@ def drawn(subject: Subject) -> None:
         if direction in first:
             raise CheckFailed(f"{name} begins with the values of {first[direction]}")
         first[direction] = name
+
+
+def _by_role(model: Model) -> None:
+    init = model.spec.init.factory()()
+    for path, module, name, parameter, role in roles.walk(model):
+        want = torch.zeros(parameter.shape)
+        if (constant := getattr(module, "constants", {}).get(name)) is not None:
+            want.fill_(constant)
+        elif name != "bias" and not name.endswith("_bias"):
+            stack = path.split(".")[1] if path.startswith("stacks.") else None
+            sizes: Any = model.sizes if stack is None else cast("Any", model.stacks[stack]).sizes
+            sizes = sizes.but(gain=module.gain) if isinstance(module, Table) else sizes
+            init.fill(want, role, sizes, torch.Generator().manual_seed(key(1, path)))
+        if not torch.equal(parameter, want):
+            raise CheckFailed(f"{path}, a tensor of role {role}, begins with other values than its role has")
+    if wrong := [name for name, buffer in model.named_buffers() if buffer.any()]:
+        raise CheckFailed(f"{wrong[0]}, which is not learnt, does not begin with 0")
 
 
 @torch.no_grad()

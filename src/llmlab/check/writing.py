@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmlab.check.subject import FIRST_ID, LENGTH, VOCABULARY, CheckFailed, NotApplicable, Subject, random_ids
+from llmlab.decoding.answers import answers
 from llmlab.decoding.generate import fits_padding, generate, generate_all, goes_on, limit
 from llmlab.decoding.sampling import Sampling
 from llmlab.decoding.session import Session
@@ -51,6 +52,9 @@ def generation(subject: Subject) -> None:
         if got != want:
             raise CheckFailed(f"a prompt of {len(prompt)} tokens is continued by {got} beside others, by {want} alone")
     if subject.case.kind == "family":  # no part has rules of its own
+        how = partial(generate_all, subject.model, prompts, max_new=NEW, sampling=greedy, start=_start(subject))
+        if list(how(cached=False)) != steps:
+            raise CheckFailed("prompts are continued by others without a cache")
         deviation = float(_logits(subject, prompts[0], [])[-1].std())
         for rules in RULES:
             _drawn_by_rules(subject, prompts, rules, deviation)
@@ -120,6 +124,18 @@ def _drawn_by_rules(subject: Subject, prompts: list[list[int]], rules: Sampling,
     trace: list[list[tuple[int, float]]] = [[] for _ in prompts]
     write = partial(generate_all, subject.model, max_new=NEW, sampling=rules, start=_start(subject), vocabulary=DRAWN)
     steps = list(write(prompts, seeds=SEEDS, trace=trace))
+    found = answers(
+        subject.model,
+        prompts,
+        max_new=NEW,
+        sampling=rules,
+        seeds=SEEDS,
+        start=_start(subject),
+        vocabulary=DRAWN,
+        at_once=1,
+    )
+    if [answer.ids for answer in found] != [[token for token, _ in told] for told in trace]:
+        raise CheckFailed(f"by {rules} the answers to prompts are {[answer.ids for answer in found]}, together {trace}")
     for i, (prompt, seed, told) in enumerate(zip(prompts, SEEDS, trace, strict=True)):
         new = [step[i] for step in steps]
         if new != [token for token, _ in told]:
@@ -223,3 +239,9 @@ def _unmasked(subject: Subject) -> None:
             raise CheckFailed(
                 f"a prompt is continued by {new} beside others, by {alone} alone, by {cut} before {new[3]}"
             )
+    bound = limit(subject.model)
+    if bound is not None:
+        near, told = (prompts[0] * bound)[: bound - 2], [""]
+        (new,) = write([near], ended=told)
+        if len(new) != 2 or told != ["positions"]:
+            raise CheckFailed(f"of {bound} positions two are free, but {len(new)} tokens are written ({told[0]})")

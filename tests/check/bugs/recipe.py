@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bugs import around, bug
-from llmlab_plugins.objective import mlm, span_corruption
+from llmlab_plugins.objective import mix, mlm, span_corruption
+from llmlab_plugins.objective._masking import Masking
 from llmlab_plugins.optimizer.adamw import AdamW
 from llmlab_plugins.schedule import cosine
 
@@ -63,3 +64,19 @@ def no_floor():
         return found if step < warmup or self.floor == 1 else (found - self.floor) / (1 - self.floor)
 
     return around(cosine.Cosine, "factor", factor)
+
+
+@bug("an objective of a mixture loses the weights of its own terms", definition="objective=mix")
+def weights_of_terms_lost():
+    def together(original, self, found):
+        return original(self, [loss._replace(weights={}) for loss in found])
+
+    return around(mix.Mixture, "_together", together)
+
+
+@bug("each token of a span is masked, replaced or left by a chance of its own", definition="objective=span_mlm")
+def fate_of_its_own():
+    def corrupt(original, self, tokens, chosen, fate, rng):
+        return original(self, tokens, chosen, rng.random(len(tokens)), rng)
+
+    return around(Masking, "corrupt", corrupt)

@@ -1,10 +1,13 @@
-"""What a model keeps between calls, and what its stacks make of all their layers."""
+"""What a model begins with and keeps between calls, what its stacks make of all their layers, and what it writes."""
 
 from __future__ import annotations
 
+import torch
+
 from bugs import around, bug, replaced
+from llmlab.decoding.sampling import Sampling
 from llmlab.memory import Memory
-from llmlab.model import stack
+from llmlab.model import roles, stack
 from llmlab.model.cache import Cache
 from llmlab.model.view import View
 
@@ -53,3 +56,32 @@ def source_without_dropout():
         return View(ctx, position, state, kernel, lowered, training and state is not None)
 
     return replaced(stack, View=view)
+
+
+@bug("a logit that is negative is divided by the penalty of repetition too", generation="model=llama3")
+def penalty_divides():
+    def penalised(self, logits, seen):
+        return logits.float() if seen is None else torch.where(seen, logits / self.repetition_penalty, logits)
+
+    return replaced(Sampling, _penalised=penalised)
+
+
+@bug("the token that crosses top_p is left out", generation="model=t5")
+def crossing_token_left_out():
+    def distribution(original, self, logits, seen=None):
+        p = original(self, logits, seen)
+        if self.top_p is None:
+            return p
+        least = p.masked_fill(p == 0, 2.0).amin(-1, keepdim=True)
+        kept = p.masked_fill((p == least) & (p < 1), 0.0)
+        return kept / kept.sum(-1, keepdim=True)
+
+    return around(Sampling, "distribution", distribution)
+
+
+@bug("biases begin with random values", drawn="model=gpt2")
+def biases_drawn():
+    def role_of(original, module, name):
+        return "other" if name == "bias" and not hasattr(module, "constants") else original(module, name)
+
+    return around(roles, "role_of", role_of)

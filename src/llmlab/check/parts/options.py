@@ -9,6 +9,7 @@ import torch
 
 from llmlab.check import equivalences, learning, visibility
 from llmlab.check.combinations import last_of_each_key
+from llmlab.check.parts.passes import passes
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
@@ -47,7 +48,7 @@ def options(subject: Subject) -> None:
                 continue
             raise CheckFailed(f"{shown}: {crash(e)}") from e
         n_checked += 1
-        for check in OPTION_CHECKS.values():
+        for check in (*OPTION_CHECKS.values(), *((passes,) if slot == "objective" else ())):
             try:
                 check(other)
             except CheckFailed as e:

@@ -35,31 +35,38 @@ def mix(given: Given) -> Arrays:
     shown = max({"clm": 0.0, "mlm": 0.1 + by_chance, "denoise": 0.7}[name] for name in o["of"])
     made: Arrays = {"fixed_counts": np.array(0.0), "shown": np.array(shown)}
     labels, scores, which = (given.inputs[f"batch/{key}"] for key in ("labels", "scores/tokens", "which"))
+    # A text of which all is seen is all prefix; one that is read from left to right has none.
+    made["prefix_len"] = np.array([labels.shape[1] * (o["of"][i] == "mlm") for i in which])
     slope, mean, half = np.zeros_like(scores), BALANCE, BALANCE
-    for i, name in enumerate(names):
-        targets = [at for at in zip(*np.nonzero(labels != -100), strict=True) if which[at[0]] == i]
-        n = max(len(targets), 1)
+    every = list(zip(*np.nonzero(labels != -100), strict=True))
+    for name in dict.fromkeys(names):
+        own = [i for i, other in enumerate(names) if other == name]  # those of one name together
+        targets = [at for at in every if which[at[0]] in own]
+        n, share = max(len(targets), 1), shares[own].sum()
         logs = [log_softmax(scores[at])[labels[at]] for at in targets]
-        right = sum(int(scores[at].argmax() == labels[at]) for at in targets)
         made[f"batch/loss/{name}"] = np.array([-sum(logs), len(targets)], np.float64)
-        made[f"batch/weight/{name}"] = shares[i]
-        mean -= shares[i] * sum(logs) / n
-        half -= shares[i] * sum(log_softmax(bfloat16(scores[at]))[labels[at]] for at in targets) / n
+        made[f"batch/weight/{name}"] = share
+        mean -= share * sum(logs) / n
+        half -= share * sum(log_softmax(bfloat16(scores[at]))[labels[at]] for at in targets) / n
         for at in targets:
             slope[at] = np.exp(log_softmax(scores[at])) - np.eye(scores.shape[-1])[labels[at]]
-            slope[at] *= shares[i] / n
+            slope[at] *= share / n
+    for i, name in enumerate(names):
+        targets = [at for at in every if which[at[0]] == i]
+        if o["of"][i] == "mlm":
+            right = sum(int(scores[at].argmax() == labels[at]) for at in targets)
+            made[f"batch/log/{name}_accuracy"] = np.array([right, len(targets)], np.float64)
         z_loss = (o["options"] or ({}, {}))[i].get("z_loss", 0.0)
         if (
             z_loss
         ):  # log^2 Z of each target, a term of its own with its own weight (PaLM: Chowdhery et al. 2022, section 5)
+            n, weight = max(len(targets), 1), shares[i] * z_loss
             log_z = [np.log(np.exp(scores[at]).sum()) for at in targets]
             made[f"batch/loss/{name}_z"] = np.array([sum(z**2 for z in log_z), len(targets)])
-            made[f"batch/weight/{name}_z"] = shares[i] * z_loss
-            mean += shares[i] * z_loss * sum(z**2 for z in log_z) / n
-            half += shares[i] * z_loss * sum(np.log(np.exp(bfloat16(scores[at])).sum()) ** 2 for at in targets) / n
+            made[f"batch/weight/{name}_z"] = weight
+            mean += weight * sum(z**2 for z in log_z) / n
+            half += weight * sum(np.log(np.exp(bfloat16(scores[at])).sum()) ** 2 for at in targets) / n
             for at, z in zip(targets, log_z, strict=True):
-                slope[at] += shares[i] * z_loss * 2 * z * np.exp(log_softmax(scores[at])) / n
-        if o["of"][i] == "mlm":
-            made[f"batch/log/{name}_accuracy"] = np.array([right, len(targets)], np.float64)
+                slope[at] += weight * 2 * z * np.exp(log_softmax(scores[at])) / n
     made |= {"batch/mean": np.array(mean), "batch/slope/tokens": slope, "half/mean": np.array(half)}
     return made

@@ -22,6 +22,7 @@ Outputs:
   of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
 - `best/first`, `best/last`, `best/score`, `best/none`, of `batch`, where it looks for spans.
+- `prefix_len`, where a mixture has one, of each row of its batch.
 - `shortest`, the shortest window that it takes, where that is longer than a token.
 - The attributes `shown` and `fixed_counts`; `repeats` and `stride`, where there is one; of an objective that acts `rollout`
   (samples, max_new, temperature, batches, epochs, steps) and `advantages/SHAPE`.
@@ -96,6 +97,8 @@ def observe(setting: Setting) -> Observed:
         scores = _scores(setting, name, batch)
         inputs |= {f"{name}/scores/{role}": value for role, value in arrays(scores).items()}
         outputs |= {f"{name}/{key}": value for key, value in _loss(objective, batch, scores).items()}
+        if "which" in batch and "prefix_len" in batch:
+            outputs["prefix_len"] = batch["prefix_len"].numpy()
         if name == "batch":
             half = {role: value.bfloat16() for role, value in scores.items()}
             outputs["half/mean"] = _loss(objective, batch, half)["mean"]
