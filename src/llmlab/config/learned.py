@@ -42,6 +42,11 @@ def reads(cfg: DictConfig) -> str:
     return kind
 
 
+def elsewhere(slot: str, name: str) -> str | None:
+    """The slot in whose place a part may stand that was named in another, if there is one."""
+    return next((s for s in SLOTS if slot in SLOTS and s != slot and name in registry.names(s)), None)
+
+
 def heads(cfg: DictConfig) -> Mapping[str, str]:
     """The heads that it trains, by role."""
     found: Mapping[str, str] = entry(cfg).attribute("heads")

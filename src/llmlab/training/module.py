@@ -240,6 +240,9 @@ class Offline(pl.LightningModule):
         norm = self.strategy.clip(optimizer, self.clip)
         if norm is not None:
             self.step_metrics.close(norm)
+            # Of answers of which none is better than another. Asked here alone, as it waits for the device.
+            if hasattr(self.objective, "rollout"):
+                self.strategy.forgo(optimizer, norm)
 
     def optimizer_step(
         self,
