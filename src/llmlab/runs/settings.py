@@ -107,6 +107,9 @@ def absolute(cfg: DictConfig) -> DictConfig:
     if cfg.init_from is not None:
         cfg.init_from = init_from.absolute(cfg.init_from)
     companions.absolute(cfg.models)
+    for part in [cfg.reward, *(cfg.reward.get("options") or ())] if cfg.reward is not None else ():
+        if part.get("path") is not None:  # a user's function
+            part["path"] = files.absolute(part["path"])
     return cfg
 
 

@@ -181,6 +181,7 @@ class Offline(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._loss(batch)
         counts = self._counts(loss, batch)
+        self.step_metrics.widen(loss.shown)
         if self.step_metrics.names:
             losses.same_names(type(self.objective).__name__, self.step_metrics.names, loss.shown)
         self.step_metrics.add(loss.sums(counts, self._shares), counts, loss.shown)
