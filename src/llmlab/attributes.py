@@ -132,6 +132,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             float, 0.0, "what that of a model's first logits is at most, where they are to vary"
         ),
     },
+    "adapter": {},
     "objective": OBJECTIVE,
     # A method takes the objective's place, so that it says the same of itself.
     "alignment": OBJECTIVE,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Role = Literal[
-    "embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "other"
+    "embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "adapter", "other"
 ]
 
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Shape = Literal["text", "label", "messages", "texts", "words", "labels", "votes", "share", "answer", "place", "which"]
+Shape = Literal[
+    "text", "label", "messages", "texts", "words", "labels", "votes", "share", "answer", "place", "which", "flag"
+]
 
 
 @dataclass(frozen=True)
 class Field:
     """A field of a record.
 
-    shape: "text"; "label", a text or a whole number; "messages", a list of {"role", "content"}; "texts", a list of two or
-    more; "words", a list of texts, and "labels", one for each; "votes", a list of labels, null where a voter abstains;
-    "share", a number from 0 to 1; "answer", a text that stands in another field; "place", a number of characters; "which",
-    the number of one of "texts". also: other keys under which it is looked for. parts: keys of texts that make the list where
-    it is not there. turns: keys of texts that make a conversation where there are no messages. cut: the end at which it is
-    shortened in a record that is too long.
+    shape: "text"; "label", a text or a whole number; "messages", a list of {"role", "content"}; "texts", a list of two or more;
+    "words", a list of texts, and "labels", one for each; "votes", a list of labels, null where a voter abstains; "share", a
+    number from 0 to 1; "answer", a text that stands in another field; "place", a number of characters; "which", the number of
+    one of "texts"; "flag", true or false. also: other keys under which it is looked for. parts: keys of texts that make the
+    list where it is not there. turns: keys of texts that make a conversation where there are no messages. cut: the end at which
+    it is shortened in a record that is too long.
     """
 
     name: str
@@ -60,6 +62,7 @@ NOUNS = {
     "pairs": "pairs",
     "chat": "conversations",
     "preferences": "preferences",
+    "rated": "rated answers",
     "prompts": "prompts",
     "tagged": "words with labels",
     "questions": "questions",
@@ -119,6 +122,16 @@ KINDS: dict[str, Kind] = {
             "preferences",
             # "chosen" and "rejected" are the keys of Anthropic's hh-rlhf and of TRL.
             (Field("prompt", cut="start"), Field("answers", "texts", parts=("chosen", "rejected"))),
+            whole=True,
+        ),
+        # "completion" and "label" are the keys of TRL's unpaired preferences.
+        Kind(
+            "rated",
+            (
+                Field("prompt", cut="start"),
+                Field("answer", also=("completion",)),
+                Field("good", "flag", also=("label",)),
+            ),
             whole=True,
         ),
         # The rest is what a reward judges an answer by.

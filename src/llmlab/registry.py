@@ -33,7 +33,7 @@ T = TypeVar("T", bound=type)
 # What a run can't be without; `mask` may be null, which is what the objective brings, and most runs have no alignment
 # method and no reward.
 SLOTS_NEEDED: tuple[str, ...] = tuple(
-    s for s in SLOTS if s not in ("mask", "head", "alignment", "reward", *LISTED_SLOTS)
+    s for s in SLOTS if s not in ("mask", "head", "adapter", "alignment", "reward", *LISTED_SLOTS)
 )
 
 

@@ -16,7 +16,7 @@ class Part:
 # Slots that a kind of layer or a stack may set for itself.
 LAYER_SLOTS = ("position", "norm", "block", "attention", "window", "ffn", "moe")
 # Slots that are one for the whole model.
-MODEL_SLOTS = ("embedding", "mask", "kernel", "init")
+MODEL_SLOTS = ("embedding", "mask", "kernel", "init", "adapter")
 RECIPE_SLOTS = ("objective", "alignment", "reward", "optimizer", "schedule")
 # Slots of which any number of parts is chosen, in an order: filter=[length,duplicates].
 LISTED_SLOTS = ("filter",)

@@ -19,6 +19,7 @@ GENERATED = ("attributes", "conformance", "families", "mutants")  # they show wh
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=8"]
 PLACEHOLDERS = {"RUN": "first", "TEXT": "book.txt", "LABELS": "labels.jsonl", "PROMPTS": "prompts.jsonl"}
+PLACEHOLDERS |= {"TALKS": "talks.jsonl", "RANKED": "ranked.jsonl"}
 DRIVER = Path(__file__).with_name("commands.py")
 
 
@@ -75,6 +76,10 @@ def first(tmp_path_factory) -> Path:
     (folder / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled))
     prompts = [{"prompt": f"Film {i} is", "answer": "good"} for i in range(40)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in prompts))
+    talks = [{"prompt": f"Film {i}?", "completion": "good"} for i in range(40)]
+    ranked = [{"prompt": f"Film {i}?", "chosen": "good", "rejected": "bad"} for i in range(40)]
+    for name, rows in (("talks", talks), ("ranked", ranked)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     done = start([sys.executable, "-m", "llmlab", "train", *SHORT, "hydra.run.dir=first"], folder)
     assert done.returncode == 0, done.stderr
     return folder

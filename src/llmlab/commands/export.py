@@ -14,14 +14,15 @@ from llmlab.commands.arguments import parse
 from llmlab.errors import UserError
 
 USAGE = """\
-llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N] [role=ROLE]
+llmlab export run=FOLDER to=FOLDER [format=llmlab|hf|peft] [step=N] [role=ROLE]
 
 Writes the weights of a run's newest intact checkpoint (or that of step N) to one folder, whatever its strategy.
 format=llmlab  model.safetensors by parameter path, the model, the config and the tokenizer: what
                llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
-format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them
+format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them; an adapter is merged
+format=peft    the adapter of a run with adapter=lora alone, as peft.PeftModel.from_pretrained reads it onto its base
 role=ROLE      of the model that the run has trained beside its own in this role of the objective, as role=generator"""
-FORMATS = ("llmlab", "hf")
+FORMATS = ("llmlab", "hf", "peft")
 
 
 @dataclass
@@ -61,7 +62,9 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
         from llmlab.runs.companion import trains
 
         trains(home, role)
-    write = functools.partial(_llmlab if format == "llmlab" else _hf, role=role)
+    if format == "peft" and role is not None:
+        raise UserError(f"role={role}: format=peft is of the adapter of the model itself; leave it out")
+    write = functools.partial({"llmlab": _llmlab, "hf": _hf, "peft": _peft}[format], role=role)
     # replace, not str.format: a path may have braces.
     return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
 
@@ -112,16 +115,28 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
 def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.hub import save_hf
     from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
+    from llmlab.model import adapters
     from llmlab.runs import checkpoint, companion
     from llmlab.runs.folder import load_model
 
     model, tokenizer = load_model(path)
     if role is not None:
         model = companion.load(path, home, role)
-    save_hf(model, to)
+    save_hf(adapters.merge(model), to)
     notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
     said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
     return "; ".join([said, *filter(None, notes)])
+
+
+def _peft(path: Path, home: Path, to: Path, role: str | None = None) -> str:
+    from llmlab.config.init_from import hf_name
+    from llmlab.hub.save_adapter import save_adapter
+    from llmlab.runs import checkpoint
+    from llmlab.runs.folder import load, load_model
+
+    start = load(home)[0].init_from
+    save_adapter(load_model(path)[0], to, hf_name(start) if start else None)
+    return f"the adapter of step {checkpoint.step_of(path):,} as PEFT reads it"
 
 
 def _atomically(to: Path, fill: Callable[[Path], str]) -> str:

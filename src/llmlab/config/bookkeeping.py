@@ -55,6 +55,7 @@ NUMBERS = (
 # dict comes before the dict.
 ADDED: dict[str, object] = {
     "models": {},
+    "adapter": None,
     "alignment": None,
     "reward": None,
     "filter": {},

@@ -82,6 +82,7 @@ def resolve(
         heads=heads,
         kernel=needed_part(cfg.kernel, "kernel"),
         init=needed_part(cfg.init, "init"),
+        adapter=_part(cfg.adapter, "adapter"),
         # Layers of one kind say the same.
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -70,6 +70,7 @@ class ModelSpec:
     kernel: PartSpec
     init: PartSpec
     notes: tuple[str, ...] = ()
+    adapter: PartSpec | None = None
 
     @property
     def topology(self) -> str:

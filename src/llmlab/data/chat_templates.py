@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "chatml"
 # Kinds of record whose prompt is what a user says, where the tokenizer has a template.
-ASKED = ("preferences", "prompts")
+ASKED = ("preferences", "rated", "prompts")
 # A tokenizer that knows no token <|im_end|> writes it as plain text, at which nothing stops: its eos stands behind it.
 CHATML = (
     "{{ bos_token | default('') }}{% for m in messages %}"

@@ -23,8 +23,11 @@ def written(record: Record, kind: Kind, template: Template) -> Record:
         pieces: list[Message] = [{"role": name, "content": text} for name, text in turns(template, record["messages"])]
         return {**record, "messages": pieces}
     asked: list[Message] = [{"role": "user", "content": record["prompt"]}]
-    if "answers" not in record:
+    if kind.name == "prompts":
         return {**record, "prompt": template.render(asked)}
+    if kind.name == "rated":
+        pieces_of = dict(turns(template, [*asked, {"role": ANSWER, "content": str(record["answer"])}]))
+        return {**record, "prompt": pieces_of[CONTEXT], "answer": pieces_of[ANSWER]}
     both = [dict(turns(template, [*asked, {"role": ANSWER, "content": a}])) for a in record["answers"]]
     return {**record, "prompt": both[0][CONTEXT], "answers": [pieces[ANSWER] for pieces in both]}
 

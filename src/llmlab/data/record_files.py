@@ -57,6 +57,7 @@ class Record(TypedDict, total=False):
     target: str
     messages: list[Message]
     prompt: str
+    good: bool
     answers: list[str]
     rest: NotRequired[dict[str, Any]]
 

@@ -34,6 +34,8 @@ def checked_value(value: object, field: Field, where: str) -> Any:
             if not (isinstance(word, str) and word.strip()):
                 raise UserError(f"{where}[{i}] must be a word, but is {_shown(word)}")
         return value
+    if field.shape == "flag":
+        return _flag(value, where)
     if field.shape == "share":
         return _share(value, where)
     if field.shape in ("place", "which"):
@@ -103,6 +105,15 @@ def _label(value: object, where: str) -> str:
     if isinstance(value, int) or (isinstance(value, str) and value.strip()):
         return str(value)
     raise UserError(f"{where} must be a text or a whole number, but is {_shown(value)}")
+
+
+def _flag(value: object, where: str) -> bool:
+    # A table's cells are texts.
+    known = {"true": True, "1": True, "false": False, "0": False}
+    flag = known.get(str(value).strip().lower())
+    if flag is None:
+        raise UserError(f"{where} must be true or false, but is {_shown(value)}")
+    return flag
 
 
 def _share(value: object, where: str) -> float:

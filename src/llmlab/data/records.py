@@ -80,15 +80,15 @@ class RecordSamples:
     """Sample i: record i as its kind has it, at most `seq_len` tokens, int64.
 
     labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (), "confidence" () where
-    records have one. tagged: "tokens", "segments", "words" (n,), the number of the word of each token and -1 of special
-    ones, and "labels" (words,). questions: "tokens", "segments", "span" (2,), the places of the answer's first and last
-    token: (0, 0) where the context has none, (-1, -1) where it was cut away. choices: "rows" and "row_segments", lists of
-    a question with each of its choices, and "answer" (). similar: "rows", "row_segments": the text, one that is similar and,
-    if there is one, one that is not. pairs: "source" and "target", which ends with eos. chat: "messages", a list of ids that
-    each end with eos, and "roles". preferences: "prompt" and "answers", the best first, each of which fits into `seq_len`
-    with the prompt. prompts: "prompt" and "rest", the record's other fields. answer: tokens that are kept free behind a
-    prompt, within `seq_len`. texts: of labelled records "joined", the two in both "orders", or "apart": "rows" and
-    "row_segments" in place of "tokens" and "segments".
+    records have one. tagged: "tokens", "segments", "words" (n,), the number of the word of each token and -1 of special ones,
+    and "labels" (words,). questions: "tokens", "segments", "span" (2,), the places of the answer's first and last token: (0, 0)
+    where the context has none, (-1, -1) where it was cut away. choices: "rows" and "row_segments", lists of a question with
+    each of its choices, and "answer" (). similar: "rows", "row_segments": the text, one that is similar and, if there is one,
+    one that is not. pairs: "source" and "target", which ends with eos. chat: "messages", a list of ids that each end with eos,
+    and "roles". preferences: "prompt" and "answers", the best first, each of which fits into `seq_len` with the prompt. rated:
+    "prompt", "answer" and "good" (), 1 or 0. prompts: "prompt" and "rest", the record's other fields. answer: tokens that are
+    kept free behind a prompt, within `seq_len`. texts: of labelled records "joined", the two in both "orders", or "apart":
+    "rows" and "row_segments" in place of "tokens" and "segments".
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class RecordSamples:
             return np.full_like(pieces, framing.single.extra)
         if self.kind.name in ("questions", "choices"):
             return np.full_like(pieces, framing.pair.extra)
-        ends = {"pairs": end, "preferences": end, "prompts": 0}.get(self.kind.name)
+        ends = {"pairs": end, "preferences": end, "rated": end, "prompts": 0}.get(self.kind.name)
         return len(framing.lead) + (end * pieces if ends is None else np.full_like(pieces, ends))
 
     @cached_property
@@ -235,7 +235,7 @@ class RecordSamples:
             none, cut = span[0] < 0, first + span[1] >= end
             sample["span"] = np.zeros(2, np.int64) if none else np.full(2, -1) if cut else first + span
         else:
-            sample["answer" if self.kind.name == "choices" else "label"] = np.int64(labels[i])
+            sample[{"choices": "answer", "rated": "good"}.get(self.kind.name, "label")] = np.int64(labels[i])
 
     def _framed(self, texts: Sequence[np.ndarray]) -> Sample:
         ids, segments = self.framing.framed(texts, self.seq_len)
@@ -301,6 +301,11 @@ class RecordSamples:
             "answers": [self._ended(ids[:b]) for ids in answers],
         }
 
+    def _rated(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        (_, prompt), (_, answer) = found
+        a, b = shares([len(prompt), len(answer)], self.seq_len - len(self.framing.lead) - len(self._end()))
+        return {"prompt": self._led(shortened(prompt, a, "start")), "answer": self._ended(answer[:b])}
+
     def _prompts(self, found: list[tuple[str, np.ndarray]]) -> Sample:
         return {"prompt": self._led(shortened(found[0][1], self.seq_len - len(self.framing.lead), "start"))}
 
@@ -340,6 +345,8 @@ def side(record: Record) -> float:
     # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
     # Keys sorted: two files may hold a record's fields in another order.
     labels = ("label", "labels", "confidence", "answer", "start")
+    if "good" in record:  # a prompt's answers are on one side, or what is good would be known of it
+        record = {"prompt": record["prompt"]}
     key = json.dumps({k: v for k, v in record.items() if k not in labels}, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
 
@@ -392,6 +399,8 @@ def write(
         arrays["labels"] = np.array([labels[label] for r in records for label in labels_of(r)], dtype=np.int64)
     elif kind.name == "choices":
         arrays["labels"] = np.array([r["answer"] for r in records], dtype=np.int64)
+    elif kind.name == "rated":
+        arrays["labels"] = np.array([r["good"] for r in records], dtype=np.int64)
     elif kind.name == "questions":
         arrays["labels"] = spans.of_answers(records, tokenizer)
     if any("confidence" in r for r in records):

@@ -55,6 +55,7 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
         "chat": {"messages": [own[:half], own[half:]], "roles": ["user", "assistant"]},
         # The second answer is the first turned round: as long, and not equal, so that there is something to prefer.
         "preferences": {"prompt": own[:half], "answers": [own[half:], own[half:][::-1]]},
+        "rated": {"prompt": own[:half], "answer": own[half:], "good": np.int64(number % 2)},
         "prompts": _answered(objective, own),
     }
     return kinds[kind]

@@ -71,7 +71,11 @@ class Template:
         """
         # apply_chat_template names both where there are none: `tools is not none` would hold of a name that is not
         # there.
-        values = {"messages": [{"role": m["role"], "content": m["content"]} for m in messages], "tools": None, "documents": None}
+        values = {
+            "messages": [{"role": m["role"], "content": m["content"]} for m in messages],
+            "tools": None,
+            "documents": None,
+        }
         return renderer.render(self.source, {**values, "add_generation_prompt": answer, **self.tokens}, self.where)
 
     def ends(self, tokenizer: Tokenizer) -> tuple[int, ...]:

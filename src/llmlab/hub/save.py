@@ -32,7 +32,7 @@ def save_hf(model: HubModel | Model, folder: str | Path) -> None:
         config, head, dtypes, read, core = model.config, model.head, model.dtypes, model.read, model.model
         beside, unread = model.beside, model.unread
     else:
-        entry, head, config = _describe(model.spec)
+        entry, head, config = described(model.spec)
         dtypes, read, core, beside, unread = {}, frozenset(), model, {}, {}
     write_folder(Path(folder), config, {**tensors_of(core, entry, head, dtypes, read), **unread}, beside)
 
@@ -67,7 +67,7 @@ def tensors_of(
     return {name: tensor.clone() for name, tensor in out.items()}
 
 
-def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
+def described(spec: ModelSpec) -> tuple[Entry, Head, dict]:
     """The entry, class and config.json of a model that was built here, checked by reading them back."""
     found = [e for e in entries().values() if spec.family in e.families]
     if not found:

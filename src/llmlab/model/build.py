@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
+from llmlab.model import adapters
 from llmlab.model.model import Model, Shared
 from llmlab.model.roles import walk
 from llmlab.modules import Table
@@ -44,17 +45,19 @@ def materialise(model: nn.Module, device: torch.device | str = "cpu") -> None:
 def initialise(model: Model, seed: int, prefix: str = "") -> None:
     """First values of every parameter, the same under any strategy, and in two variants where they share the part.
 
-    Each is drawn whole, in float32 on the CPU, from a generator seeded by (seed, path): constants as the module states
-    them, biases 0, the rest by the init part from the parameter's role. Persistent buffers become 0. prefix: what stands
-    before the paths, so that two models of a run do not begin alike.
+    Each is drawn whole, in float32 on the CPU, from a generator seeded by (seed, path): constants and what is `uniform` within
+    bounds as the module states them, biases 0, the rest by the init part from the parameter's role. Persistent buffers become
+    0. prefix: what stands before the paths, so that two models of a run do not begin alike.
     """
     init = model.spec.init.factory()()
     for path, module, name, parameter, role in walk(model):
         # On the CPU: a CUDA generator gives other numbers for the same seed. Whole, so that sharding changes no value.
         value = torch.empty(_shape(parameter), dtype=torch.float32, device="cpu")
-        constants = getattr(module, "constants", {})
+        constants, uniform = getattr(module, "constants", {}), getattr(module, "uniform", {})
         if name in constants:
             value.fill_(constants[name])
+        elif name in uniform:
+            value.uniform_(-uniform[name], uniform[name], generator=_generator(seed, prefix + path))
         elif role == "bias":
             value.zero_()
         else:
@@ -63,17 +66,22 @@ def initialise(model: Model, seed: int, prefix: str = "") -> None:
             sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
             if isinstance(module, Table):
                 sizes = sizes.but(gain=module.gain)
-            init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, prefix + path)))
+            init.fill(value, role, sizes, _generator(seed, prefix + path))
         _put(parameter, value)
     # empty_like leaves whatever the memory held, and BART's bias on the logits and a router's on its scores begin at 0.
     for buffer in model.buffers():
         buffer.zero_()
 
 
+def _generator(seed: int, path: str) -> torch.Generator:
+    return torch.Generator().manual_seed(key(seed, path))
+
+
 @torch.no_grad()
 def load(model: nn.Module, weights: Mapping[str, Tensor], *, begins: bool = False) -> None:
     """Every parameter and persistent buffer from whole tensors, wherever the model's lie. UserError if one is missing,
-    left over, or of another shape. begins: heads that only one side has stay as they are, or are left out."""
+    left over, or of another shape. begins: heads that only one side has stay as they are, or are left out, and an adapter
+    that the weights lack stays as it is."""
     # keep_vars: the parameters themselves, with their attributes (`put_whole`); detached copies by default.
     own: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
     if begins:
@@ -92,6 +100,8 @@ def shared(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[di
     def role(name: str) -> str | None:
         return name.split(".")[1] if name.startswith("heads.") else None
 
+    if not adapters.is_adapted(weights):
+        own = {n: t for n, t in own.items() if adapters.MARK not in n}
     both = {role(n) for n in own} & {role(n) for n in weights} | {None}
     return {n: t for n, t in own.items() if role(n) in both}, {n: t for n, t in weights.items() if role(n) in both}
 

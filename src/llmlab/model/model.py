@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llmlab import attributes
 from llmlab.config.spec import ModelSpec
 from llmlab.memory import Memory
-from llmlab.model import batch_keys
+from llmlab.model import adapters, batch_keys
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.stack import Stack
@@ -55,6 +55,7 @@ class Model(nn.Module):
         )
         reading = (*(stack.mask for stack in spec.stacks), *spec.heads.values())
         self._needs = {name for part in reading for name in part.attribute("needs")}
+        adapters.attach(self, spec)
         # Keys of the batches so far, so that difflib looks at each name once and not in every step.
         self._keys: set[str] = set()
 

@@ -25,7 +25,7 @@ def role_of(module: nn.Module, name: str) -> Role:
     if name == "bias" or name.endswith("_bias"):
         return "bias"
     if name in getattr(module, "constants", {}):
-        return "norm"
+        return getattr(module, "role", "norm")
     return getattr(module, "role", "other")
 
 

@@ -57,6 +57,7 @@ class ModelShape(TypedDict):
     kernel: PartShape
     init: PartShape
     notes: list[str]
+    adapter: NotRequired[PartShape | None]
 
 
 def to_dict(spec: ModelSpec) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def from_dict(plain: dict[str, Any]) -> ModelSpec:
         kernel=PartSpec(**plain["kernel"]),
         init=PartSpec(**plain["init"]),
         notes=tuple(plain["notes"]),
+        adapter=None if plain.get("adapter") is None else PartSpec(**plain["adapter"]),
     )
 
 

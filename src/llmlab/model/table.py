@@ -31,6 +31,8 @@ def describe(spec: ModelSpec) -> list[str]:
                 where = f"{start}" if start == end else f"{start}-{end}"
                 own = " ".join(_cell(layer, slot) for slot in LAYER_SLOTS if slot not in shared)
                 lines.append(f"  {where:>7} {layer.kind or stack.name:8} {own}")
+    if spec.adapter is not None:
+        lines.append(f"adapter={spec.adapter}")
     return lines
 
 

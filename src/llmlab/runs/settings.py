@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from llmlab import files, registry, slot_names
 from llmlab.config import companions, init_from, schema, store
 from llmlab.config.trainer import Trainer
+from llmlab.data import chat_templates
 from llmlab.errors import UserError
 from llmlab.json_files import read_yaml
 from llmlab.sizes import ModelConfig
@@ -84,6 +85,7 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
         cfg.setdefault(name, None)
     cfg.setdefault("init_tokenizer", None)
     cfg.setdefault("models", {})
+    cfg.setdefault("adapter", None)
     return cfg, plain
 
 
@@ -104,6 +106,8 @@ def absolute(cfg: DictConfig) -> DictConfig:
     for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path")):
         if node[key] is not None:
             node[key] = files.absolute(node[key])
+    if cfg.tokenizer.template not in (None, *chat_templates.PRESETS):
+        cfg.tokenizer.template = files.absolute(cfg.tokenizer.template)
     if cfg.init_from is not None:
         cfg.init_from = init_from.absolute(cfg.init_from)
     companions.absolute(cfg.models)

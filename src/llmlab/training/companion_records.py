@@ -136,7 +136,7 @@ def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[st
     roles = declared(cfg)
     if not roles:
         return {}
-    if not (home / record.NAME).is_file() or not cfg[KEY]:
+    if not (home / record.NAME).is_file() or not record.read(home).get(KEY):
         raise UserError(
             f"{home}: {learned.typed(cfg)} works with the role {next(iter(roles))} too, whose model an export "
             "does not have; give the folder of the run"

@@ -20,7 +20,7 @@ from llmlab.config.layout import check_objective, needed_part
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
-from llmlab.model import build
+from llmlab.model import adapters, build
 from llmlab.model.model import Model, Shared
 from llmlab.runs import checkpoint
 from llmlab.runs import folder as run_folder
@@ -92,7 +92,11 @@ class Companion:
         weights = read_weights(self.weights, model)
         lacking = tuple(f"heads.{role}." for role in model.heads)
         loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
-        load(model, loaded, f"{KEY}.{self.role}={self.source}")
+        if self.declared.copies:
+            build.initialise(
+                model, seed
+            )  # of an adapter, of which a base has nothing, it has the trained model's first values
+        load(model, loaded, f"{KEY}.{self.role}={self.source}", begins=self.declared.copies)
 
 
 def frozen(model: Model, companion: Companion) -> Model:
@@ -243,7 +247,10 @@ def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
         from llmlab.hub import begin
 
         return begin.weights(path, model)
-    return checkpoint.read_weights(path)
+    weights = checkpoint.read_weights(path)
+    if model.spec.adapter is None and adapters.is_adapted(weights):
+        weights = adapters.merged(weights, run_folder.load(run_folder.home(path))[1])
+    return weights
 
 
 def load(model: Model, weights: Mapping[str, Tensor], what: str, *, begins: bool = False) -> None:

@@ -56,6 +56,14 @@ def special(cfg: DictConfig) -> tuple[str, ...]:
 def learning(cfg: DictConfig) -> trainable.Filter:
     """What learns: as `train.learns` says, else what the objective learns alone, else everything."""
     alone: tuple[str, ...] = learned.entry(cfg).attribute("learns")
+    if cfg.adapter is not None and not alone:
+        # A head that gives other scores than the vocabulary's is new: frozen it would stay as it was drawn.
+        parts = (
+            (role, cfg.heads[role]["_part_"] if role in cfg.heads else name)
+            for role, name in learned.heads(cfg).items()
+        )
+        scores = {role: registry.index()["head", name].attribute("scores") for role, name in parts}
+        alone = ("adapter", *(f"heads.{role}" for role, of in scores.items() if of != "vocabulary"))
     return trainable.Filter.from_words(cfg.train.learns if cfg.train.learns is not None else alone or None)
 
 

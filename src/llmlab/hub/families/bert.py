@@ -189,7 +189,7 @@ def write_as(model_type: str, spec: ModelSpec, causal: str) -> Config:
         "is_decoder": spec.sizes.causal,
         "add_cross_attention": spec.stacks[0].cross_attention is not None,
     }
-    # Only a decoder needs it: both kinds have the same heads, and `_describe` would take the first class that fits.
+    # Only a decoder needs it: both kinds have the same heads, and `described` would take the first class that fits.
     return {**out, "architectures": [causal]} if spec.sizes.causal and list(spec.heads) == ["tokens"] else out
 
 

@@ -164,7 +164,7 @@ def write(spec: ModelSpec) -> Config:
         "model_type": "llama",
         **base(spec),
         "hidden_act": gate_name(spec),
-        # A model whose out_bias differs is found out by reading this back (`save._describe`).
+        # A model whose out_bias differs is found out by reading this back (`save.described`).
         "attention_bias": s.attention.qkv_bias,
         "mlp_bias": s.ffn.bias,
         "rope_parameters": turned(spec),

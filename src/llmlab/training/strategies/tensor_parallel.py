@@ -41,6 +41,8 @@ def check(size: int, spec: ModelSpec) -> None:
     if size == 1:
         return
     choice = f"strategy.tensor_parallel={size}"
+    if spec.adapter is not None:
+        raise UserError(f"{choice}: adapter={spec.adapter.name} can't be split; choose strategy=fsdp")
     model = build.assemble(spec)
     positions = [p for stack in model.all_stacks() for p in stack.positions]
     for name in (type(p).__name__ for p in positions if p.scope == "layer" or p.projects):

@@ -1,0 +1,119 @@
+"""Alignment from one run to the next: conversations, then preferences with the model as it begins for a reference."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from small_runs import numbers, run
+
+from llmlab.commands.eval import evaluate
+from llmlab.commands.export import export
+from llmlab.errors import UserError
+from llmlab.runs import checkpoint, folder
+
+pytestmark = pytest.mark.slow
+OFTEN = ["train.log_every=1", "train.validate_every=4", "train.checkpoint_every=4", "train.keep=9", "budget.steps=8"]
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def words(tiny):
+    kept = [w for w in tiny if not w.startswith(("data", "budget", "tokenizer"))]
+    return [
+        *kept,
+        *OFTEN,
+        "data=files",
+        "data.seq_len=64",
+        "tokenizer=bpe",
+        "tokenizer.vocab_size=320",
+        "trainer.accelerator=cpu",
+    ]
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory):
+    pairs = [(a, b) for a in range(8) for b in range(8)]
+    at = tmp_path_factory.mktemp("talks")
+    sums = [{"prompt": f"{a}+{b}", "completion": str(a + b)} for a, b in pairs]
+    ranked = [{"prompt": f"{a}+{b}", "chosen": str(a + b), "rejected": str(a + b + 1 + a % 2)} for a, b in pairs]
+    return jsonl(at / "talks.jsonl", sums), jsonl(at / "ranked.jsonl", ranked)
+
+
+@pytest.fixture(scope="module")
+def sft(words, talks, tmp_path_factory):
+    path = tmp_path_factory.mktemp("sft") / "run"
+    run(path, *words, "alignment=sft", f"data.path={talks[0]}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def dpo(words, talks, sft, tmp_path_factory):
+    path = tmp_path_factory.mktemp("dpo") / "run"
+    run(path, *words, "alignment=dpo", f"data.path={talks[1]}", f"init_from={sft}")
+    return path
+
+
+def losses(path):
+    with (path / "metrics.csv").open() as f:
+        return [row for row in csv.DictReader(f) if row.get("loss")]
+
+
+def test_a_run_on_conversations_is_asked_by_its_template(sft, tmp_path):
+    found = losses(sft)
+    assert float(found[-1]["loss"]) < float(found[0]["loss"])
+    transformers = pytest.importorskip("transformers")
+    export(sft, tmp_path / "hf", format="hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "1+1"}], add_generation_prompt=True, tokenize=False
+    )
+    assert asked == "<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
+    model, own = folder.load_model(sft)
+    ids = own.encode_marked(asked)
+    assert tokenizer(asked, add_special_tokens=False).input_ids == ids
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    with torch.no_grad():
+        wanted = theirs(torch.tensor([ids])).logits
+        found = model({"ids": torch.tensor([ids])}, heads={"tokens": None}).heads["tokens"]
+    torch.testing.assert_close(found[..., : wanted.shape[-1]], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_dpo_begins_at_ln_2_from_a_copy_that_is_recorded(dpo, sft):
+    first = losses(dpo)[0]
+    assert float(first["loss"]) == pytest.approx(math.log(2), abs=1e-6) and float(first["margin"]) == 0
+    record = json.loads((dpo / "run.json").read_text())
+    start = folder.start_of(str(sft))
+    assert record["models"]["reference"]["sha256"] == checkpoint.weights_sha256(start)
+    assert record["models"]["reference"]["copies"] is True and not record["models"]["reference"]["trains"]
+    assert evaluate(run=str(dpo))["loss"] == pytest.approx(record["metrics"]["val_loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["from a run", "from first values"])
+def test_a_run_that_goes_on_has_the_reference_that_it_began_with(words, talks, sft, dpo, begins, tmp_path):
+    whole = dpo
+    if not begins:
+        whole = tmp_path / "whole"
+        run(whole, *words, "alignment=dpo", f"data.path={talks[1]}")
+        assert float(losses(whole)[0]["loss"]) == pytest.approx(math.log(2), abs=1e-6)
+    half = tmp_path / "half"
+    more = [f"init_from={sft}"] if begins else []
+    run(half, *words, "alignment=dpo", f"data.path={talks[1]}", *more, "trainer.max_steps=4")
+    run(half, f"resume={half}", "trainer.max_steps=-1")
+    assert numbers(half) == numbers(whole)
+
+
+def test_words_that_would_make_an_untaught_reference_are_refused(words, talks, tmp_path):
+    with pytest.raises(
+        UserError, match=r"^models\.reference: \[size=nano\] would be a model that has learnt nothing: leave it"
+    ):
+        run(tmp_path / "run", *words, "alignment=dpo", f"data.path={talks[1]}", "models.reference=[size=nano]")
+    with pytest.raises(
+        UserError, match=r"^objective=clm: alignment=dpo takes the objective's place; leave one of them out"
+    ):
+        run(tmp_path / "run", *words, "alignment=dpo", f"data.path={talks[1]}", "objective=clm")
