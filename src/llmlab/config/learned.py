@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
+from llmlab.slot_names import LEARNED_SLOTS as SLOTS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from llmlab.config.composed import Composed
 
-SLOTS = ("objective", "alignment")
 
 
 def slot(cfg: DictConfig) -> str:
@@ -40,11 +40,6 @@ def reads(cfg: DictConfig) -> str:
         return "text"
     kind: str = entry(cfg).attribute("reads")
     return kind
-
-
-def elsewhere(slot: str, name: str) -> str | None:
-    """The slot in whose place a part may stand that was named in another, if there is one."""
-    return next((s for s in SLOTS if slot in SLOTS and s != slot and name in registry.names(s)), None)
 
 
 def heads(cfg: DictConfig) -> Mapping[str, str]:
