@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHOICES = {
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
     "strategy.name": devices.STRATEGIES,
-    "data.source": ("python_docs", "python_code", "files"),
+    "data.source": ("python_docs", "python_code", "arithmetic", "files"),
     "data.split": ("document", "position"),
     "tokenizer.kind": ("bpe", "char", "file"),
     "model.attention.qk_norm": ("head", "each_head", "full"),
