@@ -261,7 +261,8 @@ class Acts(Objective, Protocol):
     rollout: how it rolls out. `measure(model, batch, **companions)`, if it has one, is asked of a rollout's answers, as
     `prepare` and collation make batches of them, without gradients and before anything is learnt: by name (B, T) where the
     labels are, or (B,). `credit(answers)` -> by name (N, A) of tokens or (N,) of answers: what `prepare` finds in a sample
-    beside "prompt", "answer", "log_probabilities", "reward" and "truncated"; "advantage" is among them.
+    beside "prompt", "answer", "log_probabilities", "reward" and "truncated"; "advantage" is among them. What later rollouts
+    depend on beside the weights, `state()` gives, plain values, and `load(state)` takes, if it has them.
     """
 
     rollout: Rollout

@@ -74,17 +74,23 @@ def generation(prepared: Mapping[str, Any], rollout: Rollout) -> Pass:
 
 
 def log_probabilities(
-    model: Any, batch: Mapping[str, Tensor], *, temperature: float, vocabulary: int, writer: bool = True
+    model: Any,
+    batch: Mapping[str, Tensor],
+    *,
+    temperature: float,
+    vocabulary: int,
+    writer: bool = True,
+    more: Sequence[str] = (),
 ) -> Recomputed:
     """Log-probabilities of the answers' tokens in a batch of `prepared` samples, at the temperature of their rollout.
 
     writer: the model is the one that wrote the answers, or has learnt from them since; a reference is not. UserError where the
     batch is `fresh`, so that the writer has not learnt yet, and they are not equal: a method would take for learning what is a
-    difference between two ways to compute.
+    difference between two ways to compute. more: roles of other heads that are computed for the same tokens.
     """
     where = batch["labels"] != IGNORED
     read = {name: batch[name] for name in ("ids", "valid") if name in batch}
-    output = model(read, heads={"tokens": where})
+    output = model(read, heads=dict.fromkeys(("tokens", *more), where))
     logits = output.heads["tokens"]
     # Rows of the table that only round it up are never drawn, so they have no probability here either.
     # In float32: in bfloat16 a log-probability over 1,024 logits is off by 0.01 on average.

@@ -72,7 +72,8 @@ def trained(
             "reward": worth, "truncated": np.zeros(answers), "advantage": np.zeros(answers),
         }  # fmt: skip
         batch = {name: torch.from_numpy(of) for name, of in batch.items()}
-        measured = {k: v.double().numpy() for k, v in objective.measure(policy, batch, **models).items()}
+        with torch.no_grad():
+            measured = {k: v.double().numpy() for k, v in objective.measure(policy, batch, **models).items()}
         said = Answers(worth, lengths, lengths > length, log_p, measured, objective.rollout.samples)
         batch |= {name: torch.from_numpy(of.astype(np.float32)) for name, of in objective.credit(said).items()}
         for _ in range(epochs):

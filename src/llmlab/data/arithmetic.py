@@ -37,7 +37,7 @@ KINDS: dict[str, Callable[[str, int], dict[str, object]]] = {
 
 
 def source(reads: str) -> Source:
-    """The sums, in an order that is always the same, as texts or as records of a kind. UserError for a kind that they are not."""
+    """The sums, in an order that is always the same, as texts or as records. UserError for a kind that they can't be."""
     if reads != TEXT and reads not in KINDS:
         raise UserError(f"data=arithmetic has sums, which are read as {', '.join(KINDS)} or as text, not as {reads}")
     account = Account()

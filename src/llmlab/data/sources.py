@@ -55,4 +55,6 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
         return library.documentation()
     if cfg.source == "python_code":
         return library.code()
-    raise UserError(f"data.source={cfg.source}: there is no such source (valid: python_docs, python_code, arithmetic, files)")
+    raise UserError(
+        f"data.source={cfg.source}: there is no such source (valid: python_docs, python_code, arithmetic, files)"
+    )

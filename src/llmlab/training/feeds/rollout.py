@@ -231,11 +231,16 @@ class Rollouts(Feed):
     # ---------------------------------------------------------------- state
 
     def state(self, step: int) -> dict[str, Any]:
+        own: dict[str, Any] = getattr(self.objective, "state", dict)()
+        state = {"objective": own} if own else {}
         if self.held is None or step // self.how.steps != self.held.number or not step % self.how.steps:
-            return {}
-        return {"number": self.held.number, "rows": self.held.rows}
+            return state
+        return {**state, "number": self.held.number, "rows": self.held.rows}
 
     def load(self, state: dict[str, Any]) -> None:
         # As checkpoints of before called them.
         named = {"rewards": "reward", "advantages": "advantage"}
-        self.held = Held(state["number"], {named.get(k, k): t for k, t in state["rows"].items()}) if state else None
+        rows = {named.get(k, k): t for k, t in state.get("rows", {}).items()}
+        self.held = Held(state["number"], rows) if rows else None
+        if "objective" in state:
+            self.objective.load(state["objective"])  # type: ignore[attr-defined]  # as it gave it
