@@ -127,7 +127,7 @@ def test_the_best_policy_is_found(seed, critic):
     policy, reference, rewards = bandits.trained(objective, seed, critic=own, **how)
     target = bandits.best(reference, rewards, 0.5)
     assert bandits.gap(reference, target, rewards) > 0.1
-    assert bandits.gap(policy, target, rewards) < 1e-2
+    assert bandits.gap(policy, target, rewards) < 5e-3
 
 
 @pytest.mark.parametrize(
