@@ -51,21 +51,19 @@ from ._surrogate import aggregated, kl_estimate, log_ratios, surrogate
 class PolicyGradient:
     """Policy gradients from rewards of the model's own answers, without a critic (GRPO: Shao et al. 2024, arXiv:2402.03300).
 
-    grpo: Group relative policy optimization (DeepSeekMath: Shao et al. 2024, arXiv:2402.03300, equation 3): rewards less the
-    mean of their prompt's answers, over their standard deviation; the mean over answers of the mean over tokens; k3 in the
-    loss.
-    dr_grpo: Without the standard deviation and without the answers' lengths (Liu et al. 2025, arXiv:2503.20783).
-    dapo: A higher upper bound of ratios, a mean over all tokens, a punishment of answers that are nearly too long (Yu et al.
-    2025, arXiv:2503.14476). Groups without spread are counted; new prompts are not drawn for them.
-    cispo: Ratios are clipped and weigh the log-probability, so that each token has a gradient (MiniMax-M1: 2025,
-    arXiv:2506.13585); the bound is that of ScaleRL (Khatri et al. 2025, arXiv:2510.13786).
-    gspo: One ratio for each answer, the geometric mean of those of its tokens (Zheng et al. 2025, arXiv:2507.18071).
-    reinforce_pp: Returns of tokens, less their KL to the reference, by the mean and the standard deviation of the rollout
-    (REINFORCE++: Hu 2025, arXiv:2501.03262).
-    rloo: Rewards with the KL to the reference, less the mean of the other answers to the prompt (Ahmadian et al. 2024,
-    arXiv:2402.14740).
-    reinforce: REINFORCE (Williams 1992, doi:10.1007/BF00992696) with that baseline (Kool et al. 2019, "Buy 4 REINFORCE
-    Samples, Get a Baseline for Free!"); with samples=1, of all others of the rollout.
+    grpo: Group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, equation 3), with k3 in the loss.
+    dr_grpo: grpo without division by the standard deviation or by an answer's length (Liu et al. 2025, arXiv:2503.20783).
+    dapo: grpo with a higher bound of ratios, a mean over all tokens, long answers punished (Yu et al. 2025, arXiv:2503.14476).
+    cispo: grpo whose clipped ratios only weigh the log-probability (MiniMax-M1: 2025, arXiv:2506.13585).
+    gspo: grpo with one ratio an answer, the geometric mean of its tokens' (Zheng et al. 2025, arXiv:2507.18071).
+    reinforce_pp: Returns of tokens, normalised over the rollout (REINFORCE++: Hu 2025, arXiv:2501.03262).
+    rloo: Rewards with a KL, less the mean of the other answers to the prompt (Ahmadian et al. 2024, arXiv:2402.14740).
+    reinforce: REINFORCE (Williams 1992, doi:10.1007/BF00992696) less the mean of the other answers (Kool et al. 2019).
+
+    In grpo and most kin an answer's advantage is its reward less the mean of those to its prompt, over their standard
+    deviation. The upper bound of cispo is that of ScaleRL (Khatri et al. 2025, arXiv:2510.13786). Groups without spread are
+    counted; dapo's new prompts in their place are not drawn. reinforce with samples=1 compares an answer with all others of
+    the rollout.
 
     The loss of a validation is the negative mean reward of greedy answers. A step in which no answer is better than another,
     and whose loss has no KL, is not made. Shown: `reward` and `reward_std` (of a group, on average), `flat_groups` (the share
