@@ -83,12 +83,14 @@ class TextHead(Transformed):
 
 # ELECTRA's discriminator has a linear and GELU before its score, and no dropout (ElectraDiscriminatorPredictions).
 @register("head", "replaced", n_classes=0, act="gelu", dropout=0.0)
+@register("head", "value", n_classes=0, dropout=0.0)
 @register("head", "span", dropout=0.0)
 @register("head", "token")
 class TokenHead(Transformed):
     """One answer a token (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., C), a linear after dropout.
 
     span: Where an answer starts and ends, as two classes (Devlin et al. 2018, arXiv:1810.04805).
+    value: The reward that is expected behind a token (PPO: Schulman et al. 2017, arXiv:1707.06347): (..., D) -> (...).
     replaced: Whether a token was replaced (ELECTRA: Clark et al. 2020, arXiv:2003.10555): (..., D) -> (...).
 
     Before it act(linear) and a norm, if wanted. With n_classes 0 one score without a dimension of its own.

@@ -169,14 +169,30 @@ class Rollout:
         for name in ("samples", "max_new", "batches", "epochs"):
             # ValueError: a part's constructor raises it, and what builds the part makes a line of it.
             if (value := getattr(self, name)) < 1:
-                raise ValueError(f"objective.{name} must be at least 1, but is {value}")
+                raise ValueError(f"alignment.{name} must be at least 1, but is {value}")
         if not self.temperature > 0:
-            raise ValueError(f"objective.temperature must be more than 0, but is {self.temperature}")
+            raise ValueError(f"alignment.temperature must be more than 0, but is {self.temperature}")
 
     @property
     def steps(self) -> int:
         """Optimizer steps between two rollouts."""
         return self.batches * self.epochs
+
+
+class Answers(NamedTuple):
+    """The answers of a rollout, as a method that acts is told of them: N answers, of which `samples` in a row are to one
+    prompt, A tokens of the longest; 0 past the end of a shorter one.
+
+    log_probabilities (N, A) of each token as it was drawn; truncated (N,) bool: the answer has no end, as it became too long.
+    measured: what `measure` gave, (N, A) of tokens or (N,) of answers, by name.
+    """
+
+    rewards: np.ndarray
+    lengths: np.ndarray
+    truncated: np.ndarray
+    log_probabilities: np.ndarray
+    measured: Mapping[str, np.ndarray]
+    samples: int
 
 
 class LanguageModel(Protocol):
@@ -246,6 +262,21 @@ class Objective(Protocol):
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
+
+
+class Acts(Objective, Protocol):
+    """An objective that reads prompts and learns from answers of its own: an Objective with what follows.
+
+    rollout: how it rolls out. `measure(model, batch, **companions)`, if it has one, is asked of a rollout's answers, as
+    `prepare` and collation make batches of them, without gradients and before anything is learnt: by name (B, T) where the
+    labels are, or (B,). `credit(answers)` -> by name (N, A) of tokens or (N,) of answers: what `prepare` finds in a sample
+    beside "prompt", "answer", "log_probabilities", "reward" and "truncated"; "advantage" is among them. What later rollouts
+    depend on beside the weights, `state()` gives, plain values, and `load(state)` takes, if it has them.
+    """
+
+    rollout: Rollout
+
+    def credit(self, answers: Answers) -> Mapping[str, np.ndarray]: ...
 
 
 class Reward(Protocol):

@@ -5,7 +5,7 @@ B answers, T tokens, n answer tokens of the batch, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,31 +25,43 @@ COARSE = 0.1
 
 
 class Recomputed(NamedTuple):
-    """`now` and `then` (n,) are log-probabilities under the model and in the rollout; `rows` (n,) the answers of the tokens."""
+    """`now` and `then` (n,) are log-probabilities under the model and in the rollout; `rows` (n,) the answers of the tokens,
+    which `where` (B, T) bool tells; `log_p` (n, V) those of all tokens that could have come."""
 
     now: Tensor
     then: Tensor
     rows: Tensor
     output: Output
+    log_p: Tensor
+    where: Tensor
 
 
-def prepared(sample: Mapping[str, Any], max_new: int) -> dict[str, np.ndarray]:
+def prepared(
+    sample: Mapping[str, Any], max_new: int, of_answers: Sequence[str] = ("reward",), of_tokens: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """An answer with its prompt as the model reads both: ids, labels (-100 at the prompt) and log_probabilities (T,), each
-    of the token that comes next; advantage, reward and answer_length ().
+    of the token that comes next; answer_length (), and advantage, of the answer () or of its tokens (T,).
 
+    of_answers, of_tokens: what else of the sample is given on, numbers (), or (T,) with a value for each token of the answer.
     A prompt that has no answer yet, of which a plan asks, is taken to get one of `max_new` tokens.
     """
     prompt = np.asarray(sample["prompt"], np.int64)
     answer = np.asarray(sample.get("answer", np.zeros(max_new)), np.int64)
     text, given = np.concatenate([prompt, answer]), len(prompt) - 1
-    then = np.asarray(sample.get("log_probabilities", np.zeros(len(answer))), np.float32)
+    nothing = np.zeros(len(answer))
+
+    def of_each(values: Any) -> np.ndarray:
+        return np.concatenate([np.zeros(given, np.float32), np.asarray(values, np.float32)])
+
+    advantage = np.asarray(sample.get("advantage", 0.0), np.float32)
     return {
         "ids": text[:-1],
         # One shorter than the text: each label is the token that comes next.
         "labels": np.concatenate([np.full(given, IGNORED), answer]),
-        "log_probabilities": np.concatenate([np.zeros(given, np.float32), then]),
-        "advantage": np.asarray(sample.get("advantage", 0.0), np.float32),
-        "reward": np.asarray(sample.get("reward", 0.0), np.float32),
+        "log_probabilities": of_each(sample.get("log_probabilities", nothing)),
+        "advantage": of_each(advantage) if advantage.ndim else advantage,
+        **{name: of_each(sample.get(name, nothing)) for name in of_tokens},
+        **{name: np.asarray(sample.get(name, 0.0), np.float32) for name in of_answers},
         "answer_length": np.asarray(len(answer), np.int64),
     }
 
@@ -61,26 +73,52 @@ def generation(prepared: Mapping[str, Any], rollout: Rollout) -> Pass:
     return Pass(len(prepared["ids"]), trained=False, heads=heads, times=1 / rollout.epochs)
 
 
-def log_probabilities(model: Any, batch: Mapping[str, Tensor], *, temperature: float, vocabulary: int) -> Recomputed:
+def log_probabilities(
+    model: Any,
+    batch: Mapping[str, Tensor],
+    *,
+    temperature: float,
+    vocabulary: int,
+    writer: bool = True,
+    more: Sequence[str] = (),
+) -> Recomputed:
     """Log-probabilities of the answers' tokens in a batch of `prepared` samples, at the temperature of their rollout.
 
-    UserError where the batch is `fresh`, so that the model is still the one that wrote the answers, and they are not equal:
-    a method would take for learning what is a difference between two ways to compute.
+    writer: the model is the one that wrote the answers, or has learnt from them since; a reference is not. UserError where the
+    batch is `fresh`, so that the writer has not learnt yet, and they are not equal: a method would take for learning what is a
+    difference between two ways to compute. more: roles of other heads that are computed for the same tokens.
     """
     where = batch["labels"] != IGNORED
     read = {name: batch[name] for name in ("ids", "valid") if name in batch}
-    output = model(read, heads={"tokens": where})
+    output = model(read, heads=dict.fromkeys(("tokens", *more), where))
     logits = output.heads["tokens"]
     # Rows of the table that only round it up are never drawn, so they have no probability here either.
     # In float32: in bfloat16 a log-probability over 1,024 logits is off by 0.01 on average.
     scores = logits[:, :vocabulary].float() / temperature
-    now = scores.log_softmax(-1).gather(-1, batch["labels"][where][:, None])[:, 0]
+    log_p = scores.log_softmax(-1)
+    now = log_p.gather(-1, batch["labels"][where][:, None])[:, 0]
     then = batch["log_probabilities"][where]
-    if "fresh" in batch and bool(batch["fresh"]):
+    if writer and "fresh" in batch and bool(batch["fresh"]):
         _equal(now.detach(), then, logits.dtype, model.spec.family)
     # A mask flattens row by row, and so do the log-probabilities.
     rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)[where]
-    return Recomputed(now, then, rows, output)
+    return Recomputed(now, then, rows, output, log_p, where)
+
+
+def entropies(log_p: Tensor) -> Tensor:
+    """(n,), nats, of (n, V)."""
+    log_p = log_p.detach()
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def exact_kl(log_p: Tensor, of_reference: Tensor) -> Tensor:
+    """(n,): KL(policy || reference) of the next token, over all that could come; of (n, V).
+
+    Summed over an answer that the policy drew it is an unbiased estimate of that of whole answers, of less variance than the
+    difference of their log-probabilities, and never negative (by the chain rule of the KL).
+    """
+    log_p = log_p.detach()
+    return (log_p.exp() * (log_p - of_reference.detach())).sum(-1)
 
 
 def _equal(now: Tensor, then: Tensor, dtype: torch.dtype, family: str) -> None:

@@ -20,6 +20,8 @@ MODEL_SLOTS = ("embedding", "mask", "kernel", "init", "adapter")
 RECIPE_SLOTS = ("objective", "alignment", "reward", "optimizer", "schedule")
 # Slots of which any number of parts is chosen, in an order: filter=[length,duplicates].
 LISTED_SLOTS = ("filter",)
+# Slots of what a run learns by, of which one part takes the place of the other.
+LEARNED_SLOTS = ("objective", "alignment")
 # Sizes that a stack may set for itself; None: the model's.
 STACK_SIZES = ("dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, *LISTED_SLOTS, "head")

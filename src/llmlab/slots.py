@@ -29,6 +29,8 @@ from llmlab.memory import Memory as Memory
 from llmlab.modules import Linear as Linear
 from llmlab.modules import Role as Role
 from llmlab.modules import Table as Table
+from llmlab.objectives import Acts as Acts
+from llmlab.objectives import Answers as Answers
 from llmlab.objectives import LanguageModel as LanguageModel
 from llmlab.objectives import Loss as Loss
 from llmlab.objectives import Objective as Objective

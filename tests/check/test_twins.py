@@ -69,6 +69,7 @@ def test_a_part_is_what_its_twin_says(part):
 
 
 SILENT = {("filter", "regex"): ["seconds"]}  # a limit, which only a pattern without end meets
+SILENT |= {("reward", "function"): ["path", "timeout"]}  # a file of the user's, and a limit
 SILENT |= {("position", name): ["pad_id"] for name in ("learned", "learned_t5_bias")}
 
 

@@ -210,7 +210,7 @@ def test_every_slot_trains_with_a_new_part(here, capsys):
     (here / "prompts.jsonl").write_text(
         '{"prompt": "It was", "answer": "a day"}\n{"prompt": "A day", "answer": "it"}\n' * 9
     )
-    acts = ["data.path=prompts.jsonl", "objective=reinforce", "objective.max_new=2", "reward=own_reward"]
+    acts = ["data.path=prompts.jsonl", "alignment=reinforce", "alignment.max_new=2", "reward=own_reward"]
     all_but = [f"{slot}=own_{slot}" for slot in SLOTS if slot not in ("head", "mask", "moe", "reward", "filter")]
     argvs = [
         [*small, *all_but, "+head@heads.tokens=own_head", "filter=[length,own_filter]", "hydra.run.dir=decoder"],

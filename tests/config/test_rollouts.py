@@ -6,14 +6,14 @@ from llmlab.config import data_keys
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 
-ACTS = ("objective=reinforce", "reward=exact")
+ACTS = ("alignment=reinforce", "reward=exact")
 
 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
         (("reward=exact",), "reward=exact: objective=clm reads no prompts, so nothing would change; leave it out"),
-        ((*ACTS, "model.dropout=0.1"), "model.dropout=0.1: objective=reinforce learns from the probabilities"),
+        ((*ACTS, "model.dropout=0.1"), "model.dropout=0.1: alignment=reinforce learns from the probabilities"),
         ((*ACTS, "model.attention.dropout=0.1"), "model.attention.dropout=0.1: "),
         (
             (*ACTS, "strategy=fsdp", "trainer.devices=2"),
@@ -30,12 +30,12 @@ def test_is_refused(typed, said):
 
 
 def test_a_run_needs_a_reward_and_a_model_does_not():
-    composed = compose(["objective=reinforce", "data=files", "data.path=."])
-    with pytest.raises(UserError, match=r"reward: objective=reinforce needs one; reward=NAME \(contains, "):
+    composed = compose(["alignment=reinforce", "data=files", "data.path=."])
+    with pytest.raises(UserError, match=r"reward: alignment=reinforce needs one; reward=NAME \(contains, "):
         data_keys.require_source(composed)
 
 
 def test_is_composed():
-    cfg = compose([*ACTS, "reward.field=label", "objective.epochs=3"]).cfg
-    assert (cfg.reward.field, cfg.objective.epochs) == ("label", 3)
+    cfg = compose([*ACTS, "reward.field=label", "alignment.epochs=3"]).cfg
+    assert (cfg.reward.field, cfg.alignment.epochs) == ("label", 3)
     assert compose([]).cfg.reward is None

@@ -1,5 +1,6 @@
 import importlib.util
 import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_python_code_has_the_sources_without_tests():
     assert found["textwrap.py"] == Path(origin).read_bytes().decode()
     assert len(set(found.values())) == len(found) > 400
     assert not [n for n in found if {"test", "tests", "site-packages"} & set(n.split("/")) or "_sysconfigdata" in n]
+
+
+def test_sums_are_right_and_of_each_kind_of_record():
+    texts = read(source="arithmetic")
+    assert all(sum(map(int, left.split("+"))) == int(right) for left, right in (d.text.split("=") for d in texts))
+    assert len({d.text for d in texts}) == len(texts) > 500
+    prompts = [json.loads(d.text) for d in open_source(Data(source="arithmetic"), "prompts").read(lambda *_: None)]
+    assert [p["prompt"] + p["rest"]["answer"] for p in prompts] == [d.text for d in texts]
+    ranked = [json.loads(d.text) for d in open_source(Data(source="arithmetic"), "preferences").read(lambda *_: None)]
+    assert all(r["answers"][0] == p["rest"]["answer"] != r["answers"][1] for r, p in zip(ranked, prompts, strict=True))
+    with pytest.raises(UserError, match="data=arithmetic has sums, which are read as prompts, .* not as labelled"):
+        open_source(Data(source="arithmetic"), "labelled")
 
 
 def test_files_of_all_kinds_in_order(tmp_path):
@@ -118,7 +131,7 @@ def test_folders_without_text(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "wikipedia"}, "data.source=wikipedia: .*valid: python_docs, python_code, files"),
+        ({"source": "wikipedia"}, "data.source=wikipedia: .*valid: python_docs, python_code, arithmetic, files"),
         ({"source": "files"}, "data.path: data=files needs"),
         ({"source": "python_docs", "path": "x"}, "data.path=x has no effect"),
     ],

@@ -35,7 +35,7 @@ def sizes(*, attention: dict | None = None, moe: dict | None = None, **changes: 
     return SIZES.but(attention=AttentionTraits(**(attention or {})), moe=MoETraits(**(moe or {})), **changes)
 
 
-def part(slot: str, name: str, **options: Any) -> Any:
+def part(slot: str, name: str, /, **options: Any) -> Any:
     """The factory of a registered part."""
     return registry.load(slot, name, options)
 

@@ -24,7 +24,18 @@ def head(name, embedding=None, options=None, **changes):
 
 
 def test_every_head_is_here():
-    tokens = {"lm", "both_ways", "mlm", "token", "replaced", "boundary", "context", "biased_context", "subwords"}
+    tokens = {
+        "lm",
+        "both_ways",
+        "mlm",
+        "token",
+        "replaced",
+        "value",
+        "boundary",
+        "context",
+        "biased_context",
+        "subwords",
+    }
     assert set(names("head")) == {*tokens, "projection", "pooled", "vector", "scalar", "span"}
 
 

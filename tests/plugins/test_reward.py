@@ -31,7 +31,7 @@ def test_rules(name, options, right, worth):
 
 
 def reinforce(**options):
-    return part("objective", "reinforce", **options)(Vocabulary(20, {"eos": 0}), 16)
+    return part("alignment", "reinforce", **options)(Vocabulary(20, {"eos": 0}), 16)
 
 
 def test_each_answer_is_compared_with_the_others_to_its_prompt():
@@ -81,8 +81,8 @@ def test_the_loss_is_advantage_times_importance_ratio_summed_over_the_tokens_of_
             now = torch.log_softmax(logits[row, len(p) - 1 + i, :20] / 0.5, 0)[token]
             want = want - advantage * torch.exp(now - then)
     assert loss.terms.keys() == {"policy"} == made.targets(samples[0]).keys()
-    torch.testing.assert_close(loss.terms["policy"], (want, torch.tensor(2.0)))
-    assert [float(s / n) for s, n in loss.logs.values()] == [0.625, 3.0]
+    torch.testing.assert_close(loss.terms["policy"], (want, torch.tensor(2)))
+    assert [float(s / n) for s, n in list(loss.logs.values())[:2]] == [0.625, 3.0]
     (slope,) = torch.autograd.grad(loss.mean(), logits)
     torch.testing.assert_close(slope, torch.autograd.grad(want / 2, logits)[0])
 
@@ -95,7 +95,7 @@ def test_a_validation_is_the_negative_mean_reward():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"samples": 0}, "objective.samples"), ({"temperature": 0.0}, "objective.temperature"), ({"epochs": 0}, "epochs")],
+    [({"samples": 0}, "alignment.samples"), ({"temperature": 0.0}, "alignment.temperature"), ({"epochs": 0}, "epochs")],
 )
 def test_options_out_of_range(options, named):
     with pytest.raises(ValueError, match=named):

@@ -55,6 +55,20 @@ def test_a_term_that_is_counted_otherwise_than_it_was_divided_is_refused():
         filled(2.0).flush(one)  # of one rank of two: the other's are missing
 
 
+def test_names_that_came_since_a_checkpoint_are_of_its_steps_without_a_count():
+    before = filled(2.0)
+    again = StepMetrics()
+    again.load(before.state(lambda rows: rows[None]), 0, 1)
+    shown = {"nll": pair(2.0, 4), "new": pair(3.0, 2)}
+    again.widen(shown)
+    again.add({"nll": torch.tensor(2.0)}, {"nll": torch.tensor(4)}, shown)
+    again.close(torch.tensor(1.0))
+    double = [row.clone() for row in again.rows]
+    assert len(double[0]) == len(double[1]) and again.names == ("nll", "new")
+    again.widen({"nll": pair(2.0, 4), "later": pair(1.0, 1)})  # only right behind the checkpoint
+    assert again.names == ("nll", "new")
+
+
 def test_names_may_come_in_another_order():
     found = StepMetrics()
     counts = {"a": torch.tensor(3), "b": torch.tensor(4)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmlab.data.windows import Stream
     from llmlab.model.model import Model
 
-SOURCES = ("python_docs", "python_code", "files")
+SOURCES = ("python_docs", "python_code", "arithmetic", "files")
 USAGE = """\
 llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
 llmlab eval run=FOLDER data=FILE [data.fields.label=KEY ...]                 of a run on records (.jsonl, .json, .csv, .tsv)

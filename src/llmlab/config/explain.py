@@ -16,7 +16,7 @@ from llmlab.config import guess, spelling
 from llmlab.config.spelling import quoted
 from llmlab.config.trainer import ELSEWHERE
 from llmlab.registry import near
-from llmlab.slot_names import LISTED_SLOTS
+from llmlab.slot_names import LEARNED_SLOTS, LISTED_SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -129,6 +129,8 @@ def _choice(o: Override, known: Known) -> str | None:
                 return f"{group}={name} can't be read: {reason}"
             if not options:
                 return f"{group}={name}: there is no {group} yet; put one into a folder given by --config-dir"
+            if group in LEARNED_SLOTS and (other := [s for s in LEARNED_SLOTS if name in registry.names(s)]):
+                return f"{group}={name}: {name} is of another slot: {other[0]}={name}"
             hint = near(str(name), options)
             if len(hint) > 400:
                 hint = f"llmlab parts {group} lists the {len(options)} that there are"

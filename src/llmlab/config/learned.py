@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmlab import registry
+from llmlab import registry, slot_names
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from llmlab.config.composed import Composed
 
-SLOTS = ("objective", "alignment")
+
+SLOTS = slot_names.LEARNED_SLOTS
 
 
 def slot(cfg: DictConfig) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHOICES = {
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
     "strategy.name": devices.STRATEGIES,
-    "data.source": ("python_docs", "python_code", "files"),
+    "data.source": ("python_docs", "python_code", "arithmetic", "files"),
     "data.split": ("document", "position"),
     "data.votes": ("majority", "label_model"),
     "tokenizer.kind": ("bpe", "char", "file"),

@@ -53,7 +53,7 @@ Fields = make_dataclass("Fields", [(key, Optional[str], field(default=None)) for
 
 @dataclass
 class Data:
-    source: str = "python_docs"  # python_docs, python_code or files
+    source: str = "python_docs"  # python_docs, python_code, arithmetic or files
     path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl; records: .jsonl, .json, .csv, .tsv)
     fields: Fields = field(  # type: ignore[valid-type]
         default_factory=Fields

@@ -19,7 +19,7 @@ class PartSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def with_defaults(cls, slot: str, name: str, **options: Any) -> PartSpec:
+    def with_defaults(cls, slot: str, name: str, /, **options: Any) -> PartSpec:
         """A part with its defaults but for the options given."""
         known = registry.index()[slot, name].options.items()
         return cls(slot, name, {**{k: o.default for k, o in known if not o.required}, **options})

@@ -109,7 +109,7 @@ class RecordSamples:
             )
         least = self._extra(np.array([2])).item() + 2
         if self.seq_len < least:
-            behind = f" with answers of objective.max_new={answer} tokens" if answer else ""
+            behind = f" with answers of alignment.max_new={answer} tokens" if answer else ""
             raise ValueError(
                 f"data.seq_len must be at least {least + answer} for {self.kind}{behind}, but is {seq_len}"
             )

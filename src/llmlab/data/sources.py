@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmlab.data import files, library
+from llmlab.data import arithmetic, files, library
 from llmlab.data.account import Document, Source
 from llmlab.data.record_files import ENDINGS, records
 from llmlab.errors import UserError
@@ -23,6 +23,8 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
     Raises UserError for an unknown name, a `data.path` that is missing, superfluous, or has nothing to read.
     """
     names = {n: k for n in KEYS if (k := getattr(cfg.fields, n)) is not None}
+    if cfg.source == "arithmetic" and not (names or cfg.path or cfg.field != "text"):
+        return arithmetic.source(reads)
     if reads != TEXT:
         kind = KINDS[reads]
         if cfg.source != "files" or not cfg.path:
@@ -53,4 +55,6 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
         return library.documentation()
     if cfg.source == "python_code":
         return library.code()
-    raise UserError(f"data.source={cfg.source}: there is no such source (valid: python_docs, python_code, files)")
+    raise UserError(
+        f"data.source={cfg.source}: there is no such source (valid: python_docs, python_code, arithmetic, files)"
+    )

@@ -12,7 +12,7 @@ def score(right: str, answer: str, **options: str) -> float:
 
 
 def test_a_run_can_be_composed_with_it():
-    compose(["objective=reinforce", "reward=my_reward"])
+    compose(["alignment=reinforce", "reward=my_reward"])
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,7 @@ class Offline(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._loss(batch)
         counts = self._counts(loss, batch)
+        self.step_metrics.widen(loss.shown)
         if self.step_metrics.names:
             losses.same_names(type(self.objective).__name__, self.step_metrics.names, loss.shown)
         self.step_metrics.add(loss.sums(counts, self._shares), counts, loss.shown)
@@ -247,6 +248,9 @@ class Offline(pl.LightningModule):
         norm = self.strategy.clip(optimizer, self.clip)
         if norm is not None:
             self.step_metrics.close(norm)
+            # Of answers of which none is better than another. Asked here alone, as it waits for the device.
+            if hasattr(self.objective, "rollout"):
+                self.strategy.forgo(optimizer, norm)
 
     def optimizer_step(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +36,7 @@ class StepMetrics:
         self.names: tuple[str, ...] = ()
         self.rows: list[Tensor] = []
         self._micro: list[Tensor] = []
+        self._loaded = False  # from a checkpoint, which an earlier version may have written
         self._counts: list[Tensor] = []
 
     def add(
@@ -51,6 +52,15 @@ class StepMetrics:
         self._micro.append(torch.stack([t.detach().double() for t in (*weighted, *pairs)]))
         # Counts are of the whole step, so that those of any micro-batch do.
         self._counts = [counts[name] for name in self.terms]
+
+    def widen(self, shown: Collection[str]) -> None:
+        """Take names that came since the checkpoint was written: its rows have a sum and a count of 0 of them."""
+        if not self._loaded:
+            return
+        self._loaded = False
+        more = tuple(name for name in shown if name not in self.names) if self.names else ()
+        self.names += more
+        self.rows = [torch.cat([row, row.new_zeros(2 * len(more))]) for row in self.rows]
 
     def close(self, norm: Tensor) -> None:
         """End the optimizer step."""
@@ -100,7 +110,7 @@ class StepMetrics:
         return {**names, "rows": gather(torch.stack(self.rows)).cpu() if self.rows else None}
 
     def load(self, state: Mapping[str, Any], rank: int, world: int) -> None:
-        self.names = tuple(state["names"])
+        self.names, self._loaded = tuple(state["names"]), True
         self.terms = tuple(state.get("terms", self.names[:1]))  # a checkpoint of before there were several has one
         rows = state["rows"]
         if rows is None:

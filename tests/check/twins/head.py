@@ -44,6 +44,7 @@ MORE: Settings = {
     ],
     "span": [({"dropout": 1.0}, {})],
     "replaced": [({"dropout": 1.0}, {})],
+    "value": [({"dropout": 1.0}, {})],
 }
 
 # ---------------------------------------------------------------- heads over the vocabulary
@@ -184,6 +185,7 @@ SCORES = "a score is w . dropout(x) + b, x perhaps through act(dense) and a norm
 
 @twin("head", "token", source=f"Devlin et al. 2018, section 4: {SCORES}")
 @twin("head", "span", source=f"Devlin et al. 2018, section 4.2: {SCORES}")
+@twin("head", "value", source=f"Schulman et al. 2017, section 5, a value for each state: {SCORES}")
 @twin(
     "head",
     "replaced",

@@ -1,33 +1,22 @@
 """REINFORCE on a task that can be seen through: answer with the digit of the prompt."""
 
-import csv
 import json
-import shutil
 
 import pytest
 import ranks
 import torch
+import yaml
 from small_runs import numbers, run
 
+from llmlab.commands.eval import evaluate
 from llmlab.errors import UserError
+from llmlab.files import sha256
 from llmlab.runs import checkpoint
 
 STEPS = 10
 # Three epochs: the checkpoints of steps 4 and 8 are in the middle of a rollout's, that of step 6 is between two.
-SHORT = [f"budget.steps={STEPS}", "train.checkpoint_every=2", "train.keep=9", "train.log_every=1", "objective.epochs=3"]
-
-
-@pytest.fixture(scope="module")
-def task(corpus, tmp_path_factory):
-    """Overrides of a run; `corpus` keeps what is prepared out of the user's cache."""
-    path = tmp_path_factory.mktemp("digits") / "digits.jsonl"
-    lines = [{"prompt": f"{'abcdef'[i // 10 % 6] * (1 + i % 3)}{i % 10}=", "answer": str(i % 10)} for i in range(180)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return [
-        "objective=reinforce", "reward=contains", "data=files", f"data.path={path}", "tokenizer=char", "data.seq_len=8",
-        "objective.max_new=2", "model.dim=32", "model.n_layers=1", "model.n_heads=2", "train.batch_size=16",
-        "train.sample=false", "trainer.accelerator=cpu",
-    ]  # fmt: skip
+SHORT = [f"budget.steps={STEPS}", "train.checkpoint_every=2", "train.keep=9", "train.log_every=1"]
+SHORT += ["alignment=reinforce", "alignment.epochs=3"]
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +25,8 @@ def whole(task, tmp_path_factory):
     return folder, run(folder, *task, *SHORT, "train.micro_batch_size=4")
 
 
-def column(folder, name):
-    return [float(row[name]) for row in csv.DictReader((folder / "metrics.csv").open()) if row[name]]
-
-
-def at(folder, step, copy):
-    """The run as it was at a checkpoint."""
-    shutil.copytree(folder, copy)
-    for path in checkpoint.all_of(copy / "checkpoints"):
-        if checkpoint.step_of(path) > step:
-            shutil.rmtree(path)
-    record = json.loads((copy / "run.json").read_text())
-    record.update(status="interrupted", steps=step)
-    (copy / "run.json").write_text(json.dumps(record))
-    return copy
-
-
 @pytest.mark.parametrize("step", [4, 6, 8])
-def test_a_run_goes_on_from_the_middle_of_a_rollout_to_the_same_bits(whole, tmp_path, step):
+def test_a_run_goes_on_from_the_middle_of_a_rollout_to_the_same_bits(whole, at, tmp_path, step):
     folder, _ = whole
     copy = at(folder, step, tmp_path / "copy")
     held = checkpoint.read(copy / f"checkpoints/{checkpoint.name(step)}")[1]["llmlab"].get("feed")
@@ -64,14 +37,35 @@ def test_a_run_goes_on_from_the_middle_of_a_rollout_to_the_same_bits(whole, tmp_
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_micro_batches_change_nothing(whole, task, tmp_path):
+def test_a_run_of_before_there_were_methods_goes_on_and_is_measured(whole, at, tmp_path):
+    folder, record = whole
+    copy = at(folder, 4, tmp_path / "copy")
+    cfg = yaml.safe_load((copy / "config.yaml").read_text())
+    method = cfg.pop("alignment")
+    old = {"_part_": "reinforce", **{k: method[k] for k in ("samples", "max_new", "temperature", "batches", "epochs")}}
+    assert method["kl"] == "none"
+
+    def written_then():
+        (copy / "config.yaml").write_text(yaml.safe_dump({**cfg, "objective": old}))
+        record = json.loads((copy / "run.json").read_text())
+        record["files"]["config.yaml"] = sha256(copy / "config.yaml")
+        (copy / "run.json").write_text(json.dumps(record))
+
+    written_then()
+    run(copy, f"resume={copy}")
+    assert numbers(copy) == numbers(folder)
+    written_then()
+    assert evaluate(str(copy))["loss"] == pytest.approx(record["metrics"]["val_loss"])
+
+
+def test_micro_batches_change_nothing(whole, task, column, tmp_path):
     folder, _ = whole
     run(tmp_path / "run", *task, *SHORT, "train.micro_batch_size=16")
     for name in ("loss", "grad_norm", "reward", "answer_length", "val_loss"):
         assert column(tmp_path / "run", name) == pytest.approx(column(folder, name), abs=2e-6), name
 
 
-def test_what_a_run_says_of_itself(whole):
+def test_what_a_run_says_of_itself(whole, column):
     folder, record = whole
     metrics = record["metrics"]
     assert metrics["val_reward"] == -metrics["val_loss"] and 0 <= metrics["val_reward"] <= 1
@@ -83,9 +77,10 @@ def test_what_a_run_says_of_itself(whole):
 
 
 @pytest.mark.slow  # 200 steps: 6 s
-def test_it_learns_in_seconds(task, tmp_path):
+def test_it_learns_in_seconds(task, column, tmp_path):
     """From what chance gives, a fifth, to all of the held-out prompts, which none of training's equals."""
     how = [
+        "alignment=reinforce",
         "budget.steps=200",
         "train.batch_size=64",
         "optimizer.lr=1e-2",
@@ -101,19 +96,19 @@ def test_it_learns_in_seconds(task, tmp_path):
 def test_what_is_refused_before_anything_is_written(task, tmp_path):
     for words, said in [
         (
-            ["objective.max_new=8"],
-            "data.seq_len must be at least 10 for prompts .* objective.max_new=8 tokens, but is 8",
+            ["alignment.max_new=8"],
+            "data.seq_len must be at least 10 for prompts .* alignment.max_new=8 tokens, but is 8",
         ),
-        (["objective.samples=3"], "objective.samples=3 must divide the 16 answers of a rollout"),
+        (["alignment.samples=3"], "alignment.samples=3 must divide the 16 answers of a rollout"),
         (["reward.field=label"], "needs 'label' in each record, but one has prompt, answer"),
     ]:
         with pytest.raises(UserError, match=said):
-            run(tmp_path / "run", *task, *words)
+            run(tmp_path / "run", *task, "alignment=reinforce", *words)
         assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow  # two processes, each of which imports Lightning
-def test_two_ranks_learn_what_one_does_and_resume_to_the_same_bytes(whole, task, tmp_path):
+def test_two_ranks_learn_what_one_does_and_resume_to_the_same_bytes(whole, task, column, tmp_path):
     alone, _ = whole
     two, again = tmp_path / "two", tmp_path / "again"
     where = ["strategy=ddp", "trainer.devices=2", "train.micro_batch_size=4"]

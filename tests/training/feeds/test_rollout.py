@@ -33,8 +33,9 @@ class Objective:
     def __init__(self, **how):
         self.rollout = Rollout(**{"samples": 2, "max_new": 6, "temperature": 1.3, **how})
 
-    def advantages(self, rewards_PS):
-        return rewards_PS - rewards_PS.mean(1, keepdims=True)
+    def credit(self, answers):
+        rewards_PS = answers.rewards.reshape(-1, answers.samples)
+        return {"advantage": (rewards_PS - rewards_PS.mean(1, keepdims=True)).reshape(-1)}
 
     def prepare(self, sample, rng):
         return policy.prepared(sample, self.rollout.max_new)
@@ -142,7 +143,7 @@ def test_each_rank_generates_its_share_of_one_rollout(model):
         made = feed(model, micro=4, world=2, rank_gathers=lambda t: torch.stack([t, t]))
         rows = made._roll_out(0, rank, 2).rows
         n = min(rows["ids"].shape[1], whole["ids"].shape[1])
-        for name in ("ids", "log_probabilities", "lengths", "rewards"):
+        for name in ("ids", "log_probabilities", "lengths", "reward"):
             mine, its = rows[name][:4], whole[name][4 * rank : 4 * rank + 4]
             if mine.dim() == 2:
                 mine, its = mine[:, :n], its[:, :n]
@@ -190,7 +191,7 @@ def test_validation_is_of_each_held_out_prompt_once_and_greedy(model):
 
 def test_what_it_refuses(model):
     with pytest.raises(
-        UserError, match="objective.samples=3 must divide the 8 answers of a rollout: train.batch_size=8"
+        UserError, match="alignment.samples=3 must divide the 8 answers of a rollout: train.batch_size=8"
     ):
         feed(model, samples=3)
     reward = SimpleNamespace(score=lambda records, answers: [float("nan")] * len(answers))
@@ -207,7 +208,7 @@ def test_the_cost_of_a_rollout_is_that_of_its_generation():
     made.actor = replace(made.actor, vocabulary=endless)
     with FlopCounterMode(display=False) as counter:
         made.actor.answers(model, prompts, list(range(8)), Sampling())
-    objective = registry.load("objective", "reinforce", {"epochs": 4, "max_new": 12})(VOCABULARY, 16)
+    objective = registry.load("alignment", "reinforce", {"epochs": 4, "max_new": 12})(VOCABULARY, 16)
     found = cost.estimate({"model": model}, objective, StandIns(objective, 8, 13, 30))
     trained, generated = sorted(found.passes, key=lambda p: not p.trained)
     assert (trained.times, generated.times) == (1, 1 / 4)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import nn
 
 from llmlab.model.model import Model
 
@@ -21,6 +22,7 @@ class Learner(Protocol):
     """The module that is fed, as its feed sees it."""
 
     model: Model | None
+    models: nn.ModuleDict  # companions, by role
     trainer: pl.Trainer
 
     @property

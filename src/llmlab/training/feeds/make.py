@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, cast
 
 from llmlab.config import learned
 from llmlab.data.samples import samples
+from llmlab.slots import Acts
 from llmlab.training.cut import Cut
 from llmlab.training.feeds import Feed, acting
 from llmlab.training.feeds.acting import Prompts
-from llmlab.training.feeds.rollout import Acts, Rollouts
+from llmlab.training.feeds.rollout import Rollouts
 from llmlab.training.recipe import Batches, Recipe
 
 if TYPE_CHECKING:

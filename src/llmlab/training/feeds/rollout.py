@@ -7,22 +7,23 @@ the whole rollout, so that any can take any answer. N answers, A tokens of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab import policy
 from llmlab.data import collate
 from llmlab.data.loader import total
 from llmlab.data.order import indices
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.seeds import key
-from llmlab.slots import Rollout
+from llmlab.slots import Acts, Answers
 from llmlab.training.cut import Cut
 from llmlab.training.feeds import Batch, Feed, Learner
 from llmlab.training.feeds.acting import Actor, Prompts
@@ -31,19 +32,10 @@ if TYPE_CHECKING:
     from llmlab.model.model import Model
 
 
-class Acts(Protocol):
-    """Beside what an `Objective` has: how it rolls out, and what it makes of rewards."""
-
-    rollout: Rollout
-
-    def advantages(self, rewards_PS: np.ndarray) -> np.ndarray: ...
-    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
-    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
-
-
 @dataclass
 class Held:
-    """A rollout. rows: index (N,) of the prompt, ids and log_probabilities (N, A), lengths, rewards, advantages (N,)."""
+    """A rollout. rows: index (N,) of the prompt, ids and log_probabilities (N, A), lengths, reward and truncated (N,), and what
+    the objective made of them, (N, A) or (N,)."""
 
     number: int
     rows: dict[str, Tensor]
@@ -90,8 +82,8 @@ class Rollouts(Feed):
         self.module: Learner | None = None
         if self.size % self.how.samples:
             raise UserError(
-                f"objective.samples={self.how.samples} must divide the {self.size} answers of a rollout: train.batch_size="
-                f"{cut.batch_size} x objective.batches={self.how.batches}"
+                f"alignment.samples={self.how.samples} must divide the {self.size} answers of a rollout: train.batch_size="
+                f"{cut.batch_size} x alignment.batches={self.how.batches}"
             )
 
     def attach(self, module: Learner) -> None:
@@ -127,16 +119,18 @@ class Rollouts(Feed):
 
     def _prepared(self, row: int) -> dict[str, Any]:
         assert self.held is not None
-        rows = self.held.rows
+        return self._sample(self.held.rows, row, self.held.number, row)
+
+    def _sample(self, rows: Mapping[str, Tensor], row: int, number: int, drawn: int) -> dict[str, Any]:
+        """An answer as the objective prepares it. drawn: its place in the rollout."""
         n = int(rows["lengths"][row])
+        values = {name: of[row] for name, of in rows.items() if name not in ("prompts", "lengths", "ids")}
         sample = {
             "prompt": self.prompts[int(rows["prompts"][row])]["prompt"],
             "answer": rows["ids"][row, :n].numpy(),
-            "log_probabilities": rows["log_probabilities"][row, :n].numpy(),
-            "advantage": float(rows["advantages"][row]),
-            "reward": float(rows["rewards"][row]),
+            **{name: value[:n].numpy() if value.dim() else float(value) for name, value in values.items()},
         }
-        return self.objective.prepare(sample, np.random.default_rng(key(self.seed, "prepare", self.held.number, row)))
+        return self.objective.prepare(sample, np.random.default_rng(key(self.seed, "prepare", number, drawn)))
 
     # ---------------------------------------------------------------- acting
 
@@ -149,28 +143,65 @@ class Rollouts(Feed):
         seeds = [key(self.seed, "rollout", number, row) for row in share]
         with self._acting() as model:
             written = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
-        width = self.how.max_new
-        local = {
-            # All as wide as an answer may be: tensors that are gathered must have one shape on all ranks.
-            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
-            "log_probabilities": torch.tensor(
-                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
-            ),
-            "lengths": torch.tensor([len(a.ids) for a in written]),
-            "rewards": torch.tensor(self.actor.scores(mine, written), dtype=torch.float32),
-        }
+            width, eos = self.how.max_new, self.actor.vocabulary.special.get("eos")
+            local = {
+                # All as wide as an answer may be: tensors that are gathered must have one shape on all ranks.
+                "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
+                "log_probabilities": torch.tensor(
+                    [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
+                ),
+                "lengths": torch.tensor([len(a.ids) for a in written]),
+                "reward": torch.tensor(self.actor.scores(mine, written), dtype=torch.float32),
+                "truncated": torch.tensor([float(a.ids[-1] != eos) for a in written]),
+                "prompts": torch.tensor(at[share.start : share.stop]),
+            }
+            measured = self._measured(model, local, number, share)
         assert self.module is not None
         strategy, device = self.module.strategy, self.module.device
         # Over the device, as NCCL knows no CPU tensors.
-        rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in local.items()}
-        longest = int(rows["lengths"].max())  # gathered at max_new, as all ranks' tensors must have one shape
-        for name in ("ids", "log_probabilities"):
-            rows[name] = rows[name][:, :longest].contiguous()
-        rewards = rows["rewards"].double().numpy().reshape(groups, self.how.samples)
-        advantages = np.asarray(self.objective.advantages(rewards), dtype=np.float32)
-        return Held(
-            number, {**rows, "advantages": torch.from_numpy(advantages.reshape(-1)), "prompts": torch.tensor(at)}
+        rows, extra = (
+            {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in of.items()}
+            for of in (local, measured)
         )
+        longest = int(rows["lengths"].max())  # gathered at max_new, as all ranks' tensors must have one shape
+        rows, extra = (
+            {name: (t[:, :longest] if t.dim() > 1 else t).contiguous() for name, t in of.items()}
+            for of in (rows, extra)
+        )
+        answers = Answers(
+            rows["reward"].double().numpy(),
+            rows["lengths"].numpy(),
+            rows["truncated"].numpy() > 0,
+            rows["log_probabilities"].double().numpy(),
+            {name: t.double().numpy() for name, t in extra.items()},
+            self.how.samples,
+        )
+        credit = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in self.objective.credit(answers).items()}
+        return Held(number, {**rows, **credit})
+
+    def _measured(self, model: Model, local: Mapping[str, Tensor], number: int, share: range) -> dict[str, Tensor]:
+        """What the objective measures of this rank's answers: (its share, max_new) of tokens, or (its share,)."""
+        measure = getattr(self.objective, "measure", None)
+        if measure is None:
+            return {}
+        assert self.module is not None
+        found: dict[str, list[Tensor]] = {}
+        micro, n = self.cut.micro, len(share)
+        for first in range(0, n, micro):
+            some = range(first, min(first + micro, n))
+            prepared = [self._sample(local, row, number, share[row]) for row in some]
+            batch = {k: t.to(self.module.device) for k, t in collate.batch(prepared, "pad", most=self.seq_len).items()}
+            with torch.no_grad():
+                values: Mapping[str, Tensor] = measure(model, batch, **self.module.models)
+            where = batch["labels"] != policy.IGNORED
+            for name, value in values.items():
+                if value.dim() > 1:
+                    wide = value.new_zeros(len(some), self.how.max_new)
+                    # Both masks flatten row by row, and have as many tokens in each row.
+                    there = torch.arange(self.how.max_new, device=wide.device) < where.sum(1, keepdim=True)
+                    value = wide.masked_scatter(there, value[where])
+                found.setdefault(name, []).append(value.float().cpu())
+        return {name: torch.cat(values) for name, values in found.items()}
 
     @contextmanager
     def _acting(self) -> Iterator[Model]:
@@ -200,9 +231,16 @@ class Rollouts(Feed):
     # ---------------------------------------------------------------- state
 
     def state(self, step: int) -> dict[str, Any]:
+        own: dict[str, Any] = getattr(self.objective, "state", dict)()
+        state = {"objective": own} if own else {}
         if self.held is None or step // self.how.steps != self.held.number or not step % self.how.steps:
-            return {}
-        return {"number": self.held.number, "rows": self.held.rows}
+            return state
+        return {**state, "number": self.held.number, "rows": self.held.rows}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.held = Held(state["number"], state["rows"]) if state else None
+        # As checkpoints of before called them.
+        named = {"rewards": "reward", "advantages": "advantage"}
+        rows = {named.get(k, k): t for k, t in state.get("rows", {}).items()}
+        self.held = Held(state["number"], rows) if rows else None
+        if "objective" in state:
+            self.objective.load(state["objective"])  # type: ignore[attr-defined]  # as it gave it

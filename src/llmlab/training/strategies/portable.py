@@ -117,6 +117,12 @@ class ByPath(Strategy):
             self.scaler.unscale_(optimizer)
         return clip_by_norm([p for group in optimizer.param_groups for p in group["params"]], limit)
 
+    def forgo(self, optimizer: Optimizer, norm: Tensor) -> None:
+        """Make no step where all gradients are 0: an optimizer with momentum or weight decay would move without a signal."""
+        if not norm:
+            # An optimizer leaves out what has no gradient, its state included.
+            optimizer.zero_grad(set_to_none=True)
+
     def norm(self) -> Tensor:
         """The norm before clipping in the step that was just done. Asked only where `clip` returned None."""
         raise NotImplementedError

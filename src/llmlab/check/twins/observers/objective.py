@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from llmlab.check.twins.settings import Setting
 from llmlab.data import stand_in
 from llmlab.model.stack import numbered
 from llmlab.record_kinds import TEXT
-from llmlab.slots import Aux, Memory, Objective, Output
+from llmlab.slots import Acts, Answers, Aux, Memory, Objective, Output
 from llmlab.twins import Given
 
 ROUNDED_UP = 4  # rows that only round the table up
@@ -176,7 +176,11 @@ def _rollout(objective: Objective, inputs: dict[str, np.ndarray]) -> dict[str, n
     for shape in ((2, 4), (3, 2), (3, 1), (1, 1)):
         name = f"advantages/{shape[0]}x{shape[1]}"
         inputs[f"rewards/{shape[0]}x{shape[1]}"] = rewards = uniform(name, *shape).numpy()
-        outputs[name] = np.asarray(objective.advantages(rewards))  # type: ignore[attr-defined]
+        n = rewards.size
+        given = Answers(
+            rewards.reshape(-1), np.ones(n, np.int64), np.zeros(n, bool), np.full((n, 1), -1.0), {}, shape[1]
+        )
+        outputs[name] = np.asarray(cast(Acts, objective).credit(given)["advantage"]).reshape(shape)
     return outputs
 
 

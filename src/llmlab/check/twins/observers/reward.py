@@ -1,7 +1,7 @@
 """Observer of rewards: each of ANSWERS is judged for each of six records.
 
-Inputs, arrays of text with an element for each of these pairs: `answers`, and the records' fields `answer` and `other`.
-Outputs: `scores/I`, the scores of all answers for record I; `needs` (2,), 1 for each of the two fields that the part needs.
+Inputs, arrays of text with an element for each of these pairs: `answers`, and the records' fields `answer`, `other`, `number`.
+Outputs: `scores/I`, the scores of all answers for record I; `needs` (3,), 1 for each of these fields that the part needs.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ ANSWERS = (
         "two",
         "\\boxed{7}",
         "1e3",
+        "-1000",
+        "is 8.",
     ),
 )
 
@@ -51,6 +53,7 @@ N_RECORDS = 6  # which repeat, so that each answer meets all of them
 FIELDS: dict[str, tuple[object, ...]] = {
     "answer": ("7", " 7", "seven", 7, "one two\n", ""),
     "other": ("8", "x7", "Seven", 1000.0, "8", "x7"),
+    "number": ("7", "-1,000", "8.0", 7, "#### 7", 1000.0),
 }
 
 

@@ -1,0 +1,58 @@
+"""Several rewards as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llmlab.errors import UserError
+from llmlab.registry import declared, load, register
+
+
+@register("reward", "sum")
+class WeightedSum:
+    """The weighted sum of other rewards (of a rule and a format, as DeepSeek-R1: 2025, arXiv:2501.12948, section 2.2.2).
+
+    of: the rewards, [exact,length]
+    weights: of each; null: 1
+    options: of each, [{},{most: 20}]
+    """
+
+    small: ClassVar[dict[str, Any]] = {"of": ("exact", "length")}
+    telling: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"of": ("contains", "exact")},
+        {"weights": (1.0, 0.5)},
+        {"options": ({"field": "other"}, {"most": 2})},
+    )
+
+    def __init__(
+        self,
+        *,
+        of: tuple[str, ...] = (),
+        weights: tuple[float, ...] | None = None,
+        options: tuple[dict[str, Any], ...] | None = None,
+    ):
+        if not of:
+            raise ValueError("reward.of is empty; name the rewards, reward.of=[exact,length]")
+        if "sum" in of:
+            raise ValueError("reward.of: sum can't be one of its own parts; leave it out")
+        for name, values in (("weights", weights), ("options", options)):
+            if values is not None and len(values) != len(of):
+                raise ValueError(f"reward.{name} has {len(values)} entries, but reward.of names {len(of)}")
+        self.weights = np.array(weights or [1.0] * len(of), np.float64)
+        if not np.isfinite(self.weights).all() or not self.weights.any():
+            raise ValueError(f"reward.weights must be finite, and one of them not 0, but is {weights}")
+        each = list(zip(of, options or [{}] * len(of), strict=True))
+        for name, own in each:
+            known = declared("reward", name, {}).options
+            if other := [key for key in own if key not in known]:
+                raise UserError(f"reward.options: {name} has no option {other[0]}; it has {', '.join(known) or 'none'}")
+        self.of = tuple(of)
+        self.parts = [load("reward", name, dict(own))() for name, own in each]
+        self.needs = tuple(dict.fromkeys(field for part in self.parts for field in part.needs))
+
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
+        each = np.array([part.score(records, answers) for part in self.parts], np.float64)
+        return (self.weights @ each).tolist() if len(answers) else []

@@ -1,0 +1,64 @@
+"""A small task whose answers can be checked: sums of a few digits, made here.
+
+Each sum is below 10, so that an answer is a digit, and none has more than MOST records: the commonest, 9, would else be right
+for a third of all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator
+
+from llmlab.data.account import Account, Document, Source
+from llmlab.errors import UserError
+from llmlab.record_kinds import TEXT
+
+TERMS = (2, 3, 4)  # numbers of digits that are added
+MOST = 100
+VERSION = 1  # of the records: another number when they change
+
+
+def _wrong(right: int) -> str:
+    """An answer that is one off."""
+    return str(right + 1 if right < 9 else right - 1)
+
+
+# By kind of record, what it has of a prompt and its sum.
+KINDS: dict[str, Callable[[str, int], dict[str, object]]] = {
+    "prompts": lambda prompt, right: {"prompt": prompt, "rest": {"answer": str(right)}},
+    "pairs": lambda prompt, right: {"source": prompt, "target": str(right)},
+    "chat": lambda prompt, right: {
+        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": str(right)}]
+    },
+    "preferences": lambda prompt, right: {"prompt": prompt, "answers": [str(right), _wrong(right)]},
+}
+
+
+def source(reads: str) -> Source:
+    """The sums, in an order that is always the same, as texts or as records. UserError for a kind that they can't be."""
+    if reads != TEXT and reads not in KINDS:
+        raise UserError(f"data=arithmetic has sums, which are read as {', '.join(KINDS)} or as text, not as {reads}")
+    account = Account()
+
+    def read() -> Iterator[Document]:
+        account.files = 1
+        for number, (prompt, right) in enumerate(sums(), start=1):
+            made = f"{prompt}{right}" if reads == TEXT else json.dumps(KINDS[reads](prompt, right))
+            yield Document(f"arithmetic:{number}", made)
+
+    return Source([VERSION, reads], lambda tick: account.counted(read()), account)
+
+
+def sums() -> list[tuple[str, int]]:
+    """Prompts, "2+3=", and what is right."""
+    by_sum: dict[int, list[str]] = {total: [] for total in range(10)}
+    for n in TERMS:
+        for digits in itertools.product(range(10), repeat=n):
+            if sum(digits) < 10:
+                by_sum[sum(digits)].append("+".join(map(str, digits)) + "=")
+    chance = random.Random(0)
+    found = [(prompt, total) for total, all_ in by_sum.items() for prompt in chance.sample(all_, min(MOST, len(all_)))]
+    chance.shuffle(found)
+    return found

@@ -1,0 +1,92 @@
+"""Runs of GRPO and its kin: companions, resuming, cutting, ranks, and rewards that teach nothing."""
+
+import pytest
+import ranks
+import torch
+from small_runs import numbers, run
+
+from llmlab.commands.eval import evaluate
+from llmlab.config.compose import compose
+from llmlab.errors import UserError
+from llmlab.runs import checkpoint
+
+STEPS = 6
+SHORT = [f"budget.steps={STEPS}", "train.checkpoint_every=1", "train.keep=9", "train.log_every=1", "alignment.epochs=2"]
+# A mean over tokens, a KL in the reward for which the reference is asked at each rollout, and returns of tokens.
+TOKENS = ["alignment=reinforce_pp", "alignment.samples=2", "alignment.beta=0.1", "train.batch_size=8"]
+SHOWN = ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "clip_fraction", "truncated", "answer_length")
+
+
+@pytest.fixture(scope="module")
+def whole(task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run(folder, *task, *SHORT, *TOKENS, "train.micro_batch_size=2")
+
+
+def last(folder):
+    return checkpoint.read(folder / f"checkpoints/{checkpoint.name(STEPS)}")[0]
+
+
+def test_a_run_goes_on_from_the_middle_of_a_rollout_with_its_reference(whole, at, tmp_path):
+    folder, record = whole
+    assert evaluate(str(folder))["loss"] == pytest.approx(record["metrics"]["val_loss"])
+    copy = at(folder, 3, tmp_path / "copy")
+    run(copy, f"resume={copy}")
+    assert numbers(copy) == numbers(folder)
+    assert all(torch.equal(t, last(folder)[name]) for name, t in last(copy).items())
+
+
+def test_micro_batches_change_nothing(whole, task, column, tmp_path):
+    folder, _ = whole
+    run(tmp_path / "run", *task, *SHORT, *TOKENS)
+    for name in SHOWN:
+        assert column(tmp_path / "run", name) == pytest.approx(column(folder, name), abs=1e-5), name
+    kl = column(folder, "kl")
+    assert kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] > 1e-5  # the model has left what it began as
+
+
+def test_nothing_is_learnt_from_equal_rewards(task, column, tmp_path):
+    """No step: AdamW's weight decay alone would change the weights."""
+    nothing = [
+        "alignment=grpo",
+        "alignment.kl=none",
+        "alignment.beta=0",
+        "reward.text=@@@",
+        "optimizer.weight_decay=0.5",
+    ]
+    run(tmp_path / "run", *task, *SHORT, *nothing)
+    weights, _ = checkpoint.read(tmp_path / f"run/checkpoints/{checkpoint.name(STEPS)}")
+    first, _ = checkpoint.read(tmp_path / f"run/checkpoints/{checkpoint.name(1)}")
+    assert all(torch.equal(t, weights[name]) for name, t in first.items())
+    assert column(tmp_path / "run", "flat_groups") == [1.0] * STEPS
+    assert column(tmp_path / "run", "grad_norm") == [0.0] * STEPS
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["objective=reinforce", "reward=exact"],
+            "objective=reinforce: reinforce is of another slot: alignment=reinforce",
+        ),
+        (["alignment=objective"], "there is no such alignment"),
+        (
+            ["alignment=grpo", "reward=exact", "models.reference=[size=nano]"],
+            "leave it out, and it is this model as it",
+        ),
+        (["alignment=dapo", "reward=exact", "models.reference=[]"], "alignment=dapo works with no other model"),
+    ],
+)
+def test_what_is_refused(words, said):
+    with pytest.raises(UserError, match=said):
+        compose(words)
+
+
+@pytest.mark.slow  # two processes, each of which imports Lightning
+def test_two_ranks_learn_what_one_does(whole, task, column, tmp_path):
+    alone, _ = whole
+    where = ["strategy=ddp", "trainer.devices=2", "train.micro_batch_size=2", f"hydra.run.dir={tmp_path / 'two'}"]
+    task = [w for w in task if not w.startswith("train.batch_size")]  # a key may be given once only
+    ranks.train(tmp_path / "logs", [*task, *SHORT, *TOKENS, *where])
+    for name in (*SHOWN, "val_loss"):
+        assert column(tmp_path / "two", name) == pytest.approx(column(alone, name), abs=1e-5), name
