@@ -221,6 +221,14 @@ class _Model:
         self.read: list[Tensor] = []
         self.made: dict[str, Tensor] = {}
 
+    def _alike(self, ids: Tensor) -> Tensor:
+        """(n, B) bool: True where a text (n, T) is the beginning of one of the batch."""
+        assert self.ids is not None
+        width = ids.shape[1]
+        if width > self.ids.shape[1]:
+            return torch.zeros(len(ids), len(self.ids), dtype=torch.bool)
+        return (self.ids[None, :, :width] == ids[:, None]).all(-1)
+
     def __call__(
         self,
         batch: Mapping[str, Tensor],
@@ -260,22 +268,6 @@ def _best(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
     names = ("first", "last", "score", "none")
     found = best_spans(_Model(scores, _hidden(), batch["ids"]), batch)
     return {f"best/{name}": value.numpy() for name, value in zip(names, found, strict=True)}
-
-    def _alike(self, ids: Tensor) -> Tensor:
-        """(n, B) bool: True where a text (n, T) is the beginning of one of the batch."""
-        assert self.ids is not None
-        width = ids.shape[1]
-        if width > self.ids.shape[1]:
-            return torch.zeros(len(ids), len(self.ids), dtype=torch.bool)
-        return (self.ids[None, :, :width] == ids[:, None]).all(-1)
-
-    def _alike(self, ids: Tensor) -> Tensor:
-        """(n, B) bool: True where a text (n, T) is the beginning of one of the batch."""
-        assert self.ids is not None
-        width = ids.shape[1]
-        if width > self.ids.shape[1]:
-            return torch.zeros(len(ids), len(self.ids), dtype=torch.bool)
-        return (self.ids[None, :, :width] == ids[:, None]).all(-1)
 
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
