@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -307,7 +308,7 @@ def page(folder: Path) -> str:
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            *([f"Not reached: {', '.join(missing)}.", ""] if missing else []),
+            *([textwrap.fill(f"Not reached: {', '.join(missing)}.", 124), ""] if missing else []),
             "## RTD beside MLM",
             "",
             f"model=electra, size=nano, {FLOPS} FLOPs of each; accuracy in % of `llmlab probe {' '.join(PROBE)}`, means of",
