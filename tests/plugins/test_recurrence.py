@@ -15,6 +15,7 @@ from llmlab.errors import UserError
 from llmlab.model.build import assemble
 from llmlab.model.cache import Cache
 from llmlab.model.view import LayerCache
+from llmlab.training.strategies import tensor_parallel
 
 RMS = part("norm", "rmsnorm")
 BOTH = sizes(causal=False, sees_all=True)
@@ -111,6 +112,8 @@ def test_what_a_recurrence_would_ignore_is_refused():
         other = PartSpec.with_defaults(slot, name)
         with pytest.raises(UserError, match=said):
             assemble(family.in_layers(lambda parts, other=other: {**parts, other.slot: other}))
+    with pytest.raises(UserError, match="LSTM does not say its n_heads, so it can't be split"):
+        tensor_parallel.check(2, family)
     across = replace(family.stacks[0], cross_attention=PartSpec.with_defaults("attention", "lstm"))
     with pytest.raises(UserError, match="cross_attention=lstm can't read a source"):
         assemble(replace(family, stacks=(across,)))
