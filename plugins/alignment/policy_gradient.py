@@ -52,10 +52,10 @@ class PolicyGradient:
     """Policy gradients from rewards of the model's own answers, without a critic (GRPO: Shao et al. 2024, arXiv:2402.03300).
 
     grpo: Group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, equation 3), with k3 in the loss.
-    dr_grpo: grpo without division by the standard deviation or by an answer's length (Liu et al. 2025, arXiv:2503.20783).
-    dapo: grpo with a higher bound of ratios, a mean over all tokens, long answers punished (Yu et al. 2025, arXiv:2503.14476).
-    cispo: grpo whose clipped ratios only weigh the log-probability (MiniMax-M1: 2025, arXiv:2506.13585).
-    gspo: grpo with one ratio an answer, the geometric mean of its tokens' (Zheng et al. 2025, arXiv:2507.18071).
+    dr_grpo: GRPO without division by the standard deviation or by an answer's length (Liu et al. 2025, arXiv:2503.20783).
+    dapo: GRPO with a higher bound of ratios, a mean over all tokens, long answers punished (Yu et al. 2025, arXiv:2503.14476).
+    cispo: GRPO whose clipped ratios only weigh the log-probability (MiniMax-M1: 2025, arXiv:2506.13585).
+    gspo: GRPO with one ratio an answer, the geometric mean of its tokens' (Zheng et al. 2025, arXiv:2507.18071).
     reinforce_pp: Returns of tokens, normalised over the rollout (REINFORCE++: Hu 2025, arXiv:2501.03262).
     rloo: Rewards with a KL, less the mean of the other answers to the prompt (Ahmadian et al. 2024, arXiv:2402.14740).
     reinforce: REINFORCE (Williams 1992, doi:10.1007/BF00992696) less the mean of the other answers (Kool et al. 2019).

@@ -14,7 +14,7 @@ from llmlab import registry
 from llmlab.slots import Linear, Position, Table
 
 PARTS = sorted(key for key, e in registry.index().items() if e.module.startswith("llmlab_plugins."))
-WITHOUT_PAPER = {("moe", "none"), ("ffn", "none")}
+WITHOUT_PAPER = {("moe", "none"), ("ffn", "none"), ("reward", "function")}
 
 
 class Embedded(nn.Module):

@@ -3,6 +3,7 @@
 import pytest
 import ranks
 import torch
+import yaml
 from small_runs import numbers, run
 
 from llmlab.commands.eval import evaluate
@@ -90,3 +91,20 @@ def test_two_ranks_learn_what_one_does(whole, task, column, tmp_path):
     ranks.train(tmp_path / "logs", [*task, *SHORT, *TOKENS, *where])
     for name in (*SHOWN, "val_loss"):
         assert column(tmp_path / "two", name) == pytest.approx(column(alone, name), abs=1e-5), name
+
+
+def test_a_function_of_ones_own_judges_and_is_found_again_from_another_folder(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "def score(answer, record):\n    return len(answer) / int(record['answer'] != '@')\n"
+    )
+    task = [w for w in task if not w.startswith("reward=")]
+    both = ["reward=sum", "reward.of=[function,length]", "reward.options=[{path: own.py},{most: 1}]"]
+    record = run(tmp_path / "run", *task, *SHORT, "alignment=rloo", *both, "budget.steps=1")
+    cfg = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert cfg["reward"]["options"][0]["path"] == str(tmp_path / "own.py") and record["metrics"]["val_reward"] > 0
+    (tmp_path / "own.py").write_text("def score(answer, record):\n    return 1 / 0\n")
+    with pytest.raises(UserError, match="own.py:2: score raised ZeroDivisionError: division by zero, of the answer"):
+        run(
+            tmp_path / "bad", *task, *SHORT, "alignment=rloo", "reward=function", "reward.path=own.py", "budget.steps=1"
+        )
