@@ -33,6 +33,12 @@ KINDS: dict[str, Callable[[str, int], dict[str, object]]] = {
         "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": str(right)}]
     },
     "preferences": lambda prompt, right: {"prompt": prompt, "answers": [str(right), _wrong(right)]},
+    # Half of them are good, by the first digit.
+    "rated": lambda prompt, right: {
+        "prompt": prompt,
+        "answer": (str, _wrong)[int(prompt[0]) % 2](right),
+        "good": int(prompt[0]) % 2 == 0,
+    },
 }
 
 
