@@ -152,6 +152,10 @@ def fitted(spec: ModelSpec, composed: Composed) -> ModelSpec:
 
 def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:
     spec = spec_of(chosen, vocabulary)
+    if not chosen.words:
+        # Typed words alone are handed on to a companion, for its own are to count more than those of an experiment. Without
+        # any it is the run's own model, whatever that is made of.
+        spec = replace(trained.spec, heads=spec.heads)
     if "embedding" in chosen.declared.shares:
         spec = sharing(spec, trained)
     return Companion(chosen.declared, spec, chosen.words)
