@@ -93,6 +93,7 @@ def test_two_ranks_learn_what_one_does(whole, task, column, tmp_path):
         assert column(tmp_path / "two", name) == pytest.approx(column(alone, name), abs=1e-5), name
 
 
+@pytest.mark.slow  # two runs
 def test_a_function_of_ones_own_judges_and_is_found_again_from_another_folder(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(

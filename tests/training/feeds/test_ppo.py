@@ -39,7 +39,7 @@ def test_the_critic_trains_and_is_kept_and_beta_adapts(whole, column):
     assert coefficients[:4] == [pytest.approx(0.05)] * 4 and coefficients[4] == pytest.approx(0.05 * 0.98)
 
 
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_goes_on_from_the_middle_of_an_epoch_or_between_two_rollouts(whole, at, tmp_path, step):
     folder, _ = whole
     copy = at(folder, step, tmp_path / "copy")
@@ -49,6 +49,7 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch_or_between_two_rollouts(whole
         assert all(torch.equal(t, weights(folder, role)[name]) for name, t in weights(copy, role).items())
 
 
+@pytest.mark.slow  # a run
 def test_micro_batches_change_nothing(whole, task, column, tmp_path):
     folder, _ = whole
     run(tmp_path / "run", *task, *SHORT)
@@ -56,6 +57,7 @@ def test_micro_batches_change_nothing(whole, task, column, tmp_path):
         assert column(tmp_path / "run", name) == pytest.approx(column(folder, name), abs=1e-5), name
 
 
+@pytest.mark.slow  # a run
 def test_the_critic_may_be_a_head_on_the_policy(task, tmp_path):
     record = run(tmp_path / "run", *task, *SHORT, "alignment.critic=shared")
     assert record["status"] == "completed" and "heads.value.out.weight" in weights(tmp_path / "run")
