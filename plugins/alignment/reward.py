@@ -25,7 +25,7 @@ class RewardModel:
 
     reads = "preferences"
     mask = "causal"
-    heads = {"score": "scalar"}
+    heads = {"scalar": "scalar"}
     special = ("eos",)
     topologies = ("decoder",)
     measures = {"ranking": "loss", "accuracy": "accuracy", "margin": "margin"}
@@ -54,12 +54,12 @@ class RewardModel:
         return {"ranking": 1, **({"centre": 1} if self.centre else {})}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
-        return [Pass(len(ids), heads={"score": None}) for ids in prepared["row_ids"]]
+        return [Pass(len(ids), heads={"scalar": None}) for ids in prepared["row_ids"]]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         there = batch["row_valid"].any(-1)
-        output = model({name: batch[f"row_{name}"][there] for name in ("ids", "valid")}, heads={"score": None})
-        score = output.heads["score"].float()[:, 0]
+        output = model({name: batch[f"row_{name}"][there] for name in ("ids", "valid")}, heads={"scalar": None})
+        score = output.heads["scalar"].float()[:, 0]
         score_BR = score.new_zeros(there.shape).masked_scatter(there, score)
         i, j = torch.triu_indices(there.shape[1], there.shape[1], 1, device=there.device)
         both = there[:, i] & there[:, j]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 from typing import Any, ClassVar, Literal
 
 from llmlab.errors import UserError
@@ -79,12 +79,19 @@ class LastNumber:
         right, given = last_number(str(record[self.field])), last_number(answer)
         if right is None:
             raise UserError(f"reward=number: the record's {self.field} has no number: {str(record[self.field])[:40]!r}")
-        return given is not None and abs(given - right) <= self.tolerance
+        try:
+            return given is not None and abs(given - right) <= self.tolerance
+        except DecimalException:  # a number that is too large to be calculated with is not the right one
+            return False
 
 
 def last_number(text: str) -> Decimal | None:
+    """The last number of a text; one with more digits in its exponent than Decimal knows is infinite."""
     found = NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    try:
+        return Decimal(found[-1].replace(",", "")) if found else None
+    except DecimalException:
+        return Decimal("Infinity")
 
 
 @register("reward", "length")

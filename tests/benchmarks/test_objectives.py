@@ -20,14 +20,18 @@ from llmlab.training.totals import Totals
 
 # The words of a family that has it for its own, where there is one.
 WORDS = {
+    "all_tokens_mlm": "model=bert objective=all_tokens_mlm",
     "blank_infilling": "model=glm_2022",
     "cbow": "model=llama3 objective=cbow",
     "clm": "model=gpt1",
     "contrastive": "model=bert objective=contrastive model.dropout=0.1",
     "denoise": "model=bart",
+    "elmo": "model=elmo",
     "distill": "model=llama3 objective=distill models.teacher=[model=llama3]",
+    "fasttext": "model=llama3 objective=fasttext",
     "fim": "model=llama3 objective=fim",
     "gap_sentences": "model=pegasus",
+    "glove": "model=llama3 objective=glove",
     "masked_diffusion": "model=llama3 objective=masked_diffusion",
     "mix": "model=chatglm1",
     "mlm": "model=roberta",
@@ -60,6 +64,7 @@ class Trained:
         held_out = samples(recipe.corpus, recipe.corpus.validation, self.objective, self.cfg.data.seq_len)
         self.validation = list(loader.validation_loader(held_out, self.objective, BATCH, limit=4 * BATCH))
         self.model, self.others = build.build_model(recipe.spec, 1), nn.ModuleDict()
+        build.spell(self.model, recipe.corpus.vocabulary.text)
         for role, companion in recipe.companions.items():
             other = frozen(companion.assemble(self.model), companion)
             build.materialise(other)
@@ -133,11 +138,13 @@ def learnt(name, objective, first, found, base):
         name == "contrastive"
     ):  # nothing is dropped out in a validation: its two views are the same, and others less alike
         return found["loss"] < 0.5 * first["loss"]
+    if name == "glove":  # weighted squares, with no baseline but what it begins with
+        return found["loss"] < 0.5 * first["loss"]
     if name == "distill":
         return found["divergence"] < 0.5 * first["divergence"]
     if name == "rtd":  # its generator, a quarter as wide, is 16 wide here, and hardly learns
         return found["replaced"] < 0.3 and found["found"] > 0.3  # 0.4 by the share of replaced tokens alone
-    if name in ("skipgram", "cbow"):
+    if name in ("skipgram", "cbow", "fasttext"):
         real = 1 / (1 + objective.negatives)
         # A constant score is the share of real pairs, of which one comes with `negatives` drawn ones.
         guess = -(math.log(real) + objective.negatives * math.log(1 - real))

@@ -23,7 +23,7 @@ from llmlab.check.subject import Case, Subject
 from llmlab.config.spec import ModelSpec
 from llmlab.model.model import Model
 
-LACKING = ("gpt3", "glm_130b", "glm_2022", "chatglm1")  # transformers has nothing of the kind
+LACKING = ("gpt3", "glm_130b", "glm_2022", "chatglm1", "lstm", "elmo")  # transformers has nothing of the kind
 PADDED = (f"position.pad_id={reference.PADDING}", "position.offset=2")
 MORE = {  # what a checkpoint can say, where it is not what the matrix has; and an objective with scores of the vocabulary
     "deberta_v3": ("objective=mlm",),

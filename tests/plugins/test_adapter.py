@@ -11,7 +11,7 @@ import llmlab
 from llmlab import registry
 from llmlab.config.spec import PartSpec
 from llmlab.errors import UserError
-from llmlab.model import adapters, build, roles
+from llmlab.model import adapters, build, merging, roles
 from llmlab.model.trainable import Filter
 
 WORDS = ("model.dim=24", "model.n_heads=4", "model.n_layers=2", "model.vocab_size=64", "model.attention.out_bias=true")
@@ -56,7 +56,7 @@ def test_an_adapter_changes_nothing_at_first_and_nothing_when_it_is_merged(base,
         assert torch.equal(scores(model), scores(base))
     disturb(model)
     assert (scores(model) - scores(base)).abs().max() > 1e-3
-    merged = adapters.merge(model)
+    merged = merging.merge(model)
     assert merged.spec == base.spec and not adapters.is_adapted(merged.state_dict())
     torch.testing.assert_close(scores(merged), scores(model), atol=2e-6, rtol=1e-5)
     # A copy has hooks of its own.

@@ -23,7 +23,7 @@ def accumulated(cuts, clip, devices=1):
     n = len(cuts)
     made.trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=n // devices, strategy=strategy)
     made.step_metrics = SimpleNamespace(
-        names=(), add=lambda *unused: None, close=lambda norm: closed.append(norm.item()), open=False
+        names=(), add=lambda *unused: None, close=lambda norm: closed.append(norm.item()), open=False, widen=len
     )
 
     def loss(model, batch):

@@ -17,6 +17,7 @@ from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, MODEL_SLOTS
 from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mask_and_head
 from llmlab.check.twins.settings import override
+from llmlab.config import fit
 from llmlab.config.spec import PartSpec
 from llmlab.errors import UserError
 from llmlab.objective_attributes import RESTORES
@@ -143,7 +144,6 @@ def refusal_reason(items: Sequence[Item], runs: bool, options: Options = Mapping
     hundreds of combinations are tried. runs: False to build it only, where the kernel is for another device and slow here.
     options: of the parts of some slots, where they are not `small`.
     """
-    from llmlab.config import layout
     from llmlab.model.build import assemble
 
     chosen = dict(items)
@@ -151,7 +151,7 @@ def refusal_reason(items: Sequence[Item], runs: bool, options: Options = Mapping
         spec = with_parts(base_spec(learning_level(chosen)), chosen, options)
         objective = chosen.get("objective")
         if objective and registry.index()["objective", objective].attribute("halves"):  # it goes by parts of layers too
-            layout.check_objective(spec, PartSpec("objective", objective))
+            fit.check_objective(spec, PartSpec("objective", objective))
         run_once(spec) if runs else assemble(spec)
     except Exception as e:
         return refusal(e)
@@ -215,7 +215,6 @@ def learning_level(items: Mapping[str, str]) -> Level:
 
 def base_spec(aim: Level) -> ModelSpec:
     """The spec of the base family under an objective and a mask. UserError if that objective can't be trained so."""
-    from llmlab.config import layout
 
     items = dict(aim)
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
@@ -223,7 +222,7 @@ def base_spec(aim: Level) -> ModelSpec:
     if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attribute("mask")):
         spec = with_mask_and_head(spec, mask, None)
         if "objective" in items:
-            layout.check_objective(spec, PartSpec("objective", objective))
+            fit.check_objective(spec, PartSpec("objective", objective))
     return spec
 
 

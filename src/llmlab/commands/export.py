@@ -144,14 +144,14 @@ def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.hub import save_hf
     from llmlab.hub.save import exported
     from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
-    from llmlab.model import adapters
+    from llmlab.model import merging
     from llmlab.runs import checkpoint, companion
     from llmlab.runs.folder import load_model
 
     model, tokenizer = load_model(path)
     if role is not None:
         model = companion.load(path, home, role)
-    save_hf(adapters.merge(model), to)
+    save_hf(merging.merge(model), to)
     notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
     said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
     if left_out := [f"heads.{role}" for role in model.heads if role not in exported(model.spec).heads]:
@@ -185,7 +185,13 @@ def _peft(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.runs import checkpoint
     from llmlab.runs.folder import load, load_model
 
-    start = load(home)[0].init_from
+    cfg = load(home)[0]
+    start = cfg.init_from
+    if cfg.train.learns is not None:
+        raise UserError(
+            f"format=peft writes the adapter alone, but train.learns=[{','.join(cfg.train.learns)}] says what learnt; "
+            "format=hf writes all of the model, with its adapter merged"
+        )
     save_adapter(load_model(path)[0], to, hf_name(start) if start else None)
     return f"the adapter of step {checkpoint.step_of(path):,} as PEFT reads it"
 

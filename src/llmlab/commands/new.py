@@ -38,6 +38,7 @@ LONGEST = 30  # lines of the part keep to their width
 VALUES = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 # How a part of a slot is typed where SLOT=NAME alone shows nothing of it.
 TYPED = {"mask": "model=bert mask={}", "moe": "model=qwen_moe moe={}", "head": "+head@heads.tokens={}"}
+TYPED["alignment"] = "alignment={} data=RANKED.jsonl"
 TYPED["reward"] = "alignment=reinforce reward={} data=PROMPTS.jsonl"
 KNOWN = '''
 

@@ -25,8 +25,9 @@ def problems(cfg: DictConfig) -> list[str]:
             return []
         return [f"reward={cfg.reward._part_}: {objective} reads no prompts, so nothing would change; leave it out"]
     lines = []
-    for key, node in (("model", cfg.model), ("model.attention", cfg.model.attention), ("model.ffn", cfg.model.ffn)):
-        if node.dropout:
+    nodes = [("model", cfg.model), ("model.attention", cfg.model.attention), ("model.ffn", cfg.model.ffn)]
+    for key, node in (*nodes, ("adapter", cfg.adapter or {})):
+        if node.get("dropout"):
             lines.append(
                 f"{key}.dropout={node.dropout}: {objective} learns from the probabilities with which answers were drawn, "
                 "which dropout would change; it must be 0"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT = "chatml"
 # Kinds of record whose prompt is what a user says, where the tokenizer has a template.
 ASKED = ("preferences", "rated", "prompts")
-# A tokenizer that knows no token <|im_end|> writes it as plain text, at which nothing stops: its eos stands behind it.
+# An answer ends with the tokenizer's eos too, at which a model of it stops whatever it knows of templates.
 CHATML = (
     "{{ bos_token | default('') }}{% for m in messages %}"
     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}"
@@ -58,16 +58,23 @@ def give(tokenizer: Tokenizer, cfg: Config, kind: Kind) -> Template | None:
     That of `tokenizer.template`, else the tokenizer's own, else for conversations ChatML.
     """
     if cfg.template is not None:
-        tokenizer.beside[FILE] = source(cfg.template)
+        tokenizer.beside[FILE] = _ending(source(cfg.template), tokenizer)
     elif not Template.among(tokenizer.beside):
         if kind.name != "chat":
             return None
-        tokenizer.beside[FILE] = PRESETS[DEFAULT]
+        tokenizer.beside[FILE] = _ending(PRESETS[DEFAULT], tokenizer)
         if cfg.kind == "file":
             tokenizer.notes.append(
                 f"the tokenizer has no chat template; conversations are written by {DEFAULT} (tokenizer.template=NAME)"
             )
     return Template.of(tokenizer, "the tokenizer")
+
+
+def _ending(template: str, tokenizer: Tokenizer) -> str:
+    """The template; of ChatML with the tokenizer's eos for a mark that is no token of it, at which nothing would stop."""
+    if template != CHATML or tokenizer.inner.token_to_id("<|im_end|>") is not None:
+        return template
+    return template.replace("'<|im_end|>'", "eos_token")
 
 
 def source(name: str) -> str:

@@ -22,6 +22,7 @@ from llmlab.data.progress import Bar, progress
 from llmlab.data.record_arrays import texts_of
 from llmlab.data.records import Records
 from llmlab.data.sources import Document, Source, open_source
+from llmlab.data.template import FILE as TEMPLATE
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
@@ -67,6 +68,9 @@ def prepare(
         raise UserError(f"data.max_documents={data.max_documents}: must be at least 1")
     if whole:
         data = replace(data, split="none")
+    if home is not None and tokenizer.template is not None and (home / TEMPLATE).is_file():
+        # The run's own copy: the file that was named then may be another now, or gone.
+        tokenizer = replace(tokenizer, template=str(home / TEMPLATE))
     source = open_source(data, reads)
     folder = _place(data, tokenizer, special, source, labels, filters)
     if home is not None and not same_tokenizer(folder, home):

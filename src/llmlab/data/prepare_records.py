@@ -20,6 +20,7 @@ from llmlab.record_kinds import LABELLED, Kind
 if TYPE_CHECKING:
     from llmlab.config import schema
     from llmlab.data.progress import Bar
+    from llmlab.data.template import Template
 
 FRAMES = ("cls", "sep")  # special tokens of a tokenizer that is learnt for records of these kinds
 FRAMED = (*LABELLED, "questions", "choices", "similar")
@@ -69,7 +70,8 @@ def make(
     if template is not None:
         # A template writes what begins a conversation and what ends an answer; transformers adds nothing to that either.
         framing = framing._replace(lead=[], end=None)
-        parts = {part: [conversations.written(r, kind, template) for r in rs] for part, rs in parts.items()}
+        named = {id(r): d.name for d, r in zip(documents, everything, strict=True)}
+        parts = {part: [_written(r, kind, template, named[id(r)]) for r in rs] for part, rs in parts.items()}
         everything = [r for rs in parts.values() for r in rs]
     # In the order in which they occur: a role or a field is a number on disk, and a set has another order in each
     # process.
@@ -119,6 +121,13 @@ def _classes(documents: Sequence[Document], found: Sequence[Record], labels: Seq
         # In the model's own order: its head has a row for each number.
         return list(labels)
     return record_arrays.checked_classes(found, "data.path")
+
+
+def _written(record: Record, kind: Kind, template: Template, name: str) -> Record:
+    try:
+        return conversations.written(record, kind, template)
+    except UserError as e:
+        raise UserError(f"data.path: {name}: {e}") from None
 
 
 def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[Record]], str]:

@@ -43,7 +43,9 @@ def side(record: Record) -> float:
     # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
     # Keys sorted: two files may hold a record's fields in another order.
     labels = ("label", "labels", "votes", "confidence", "answer", "start")
-    if "good" in record:  # a prompt's answers are on one side, or what is good would be known of it
+    if (
+        "good" in record or "answers" in record
+    ):  # a prompt's answers are on one side, or what is good would be known of it
         record = {"prompt": record["prompt"]}
     key = json.dumps({k: v for k, v in record.items() if k not in labels}, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64

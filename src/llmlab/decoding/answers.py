@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from llmlab.decoding.generate import generate_all
@@ -25,7 +25,7 @@ def answers(
     max_new: int,
     sampling: Sampling,
     seeds: Sequence[int],
-    stop: int | None = None,
+    stop: int | Collection[int] | None = None,
     start: int | None = None,
     vocabulary: int | None = None,
     at_once: int | None = None,

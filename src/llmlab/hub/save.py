@@ -39,8 +39,13 @@ def save_hf(model: HubModel | Model, folder: str | Path) -> None:
 
 
 def exported(spec: ModelSpec) -> ModelSpec:
-    """The model without heads that serve training alone."""
-    return replace(spec, heads={role: part for role, part in spec.heads.items() if part.attribute("exported")})
+    """The model without heads that serve training alone. A score that is read at the last token which is not padding is, of
+    one text, that of the last token, which is what a checkpoint without a pad token says; transformers then refuses batches."""
+    kept = {role: part for role, part in spec.heads.items() if part.attribute("exported")}
+    for role, part in kept.items():
+        if part.options.get("pool") == "last" and part.options.get("skip") is None:
+            kept[role] = replace(part, options={**part.options, "pool": "end"})
+    return replace(spec, heads=kept)
 
 
 def tensors_of(

@@ -30,6 +30,13 @@ def save_adapter(model: Model, folder: Path, base: str | None = None) -> None:
     """
     if model.spec.adapter is None:
         raise UserError("format=peft is of a run with an adapter, as adapter=lora; this one has none")
+    heads = {role: part.name for role, part in model.spec.heads.items()}
+    if heads != {"tokens": "lm"}:
+        named = ", ".join(f"{role}={name}" for role, name in heads.items())
+        raise UserError(
+            f"format=peft is of language models: this one has the heads {named}, which would be lost; format=hf writes all of "
+            "it, with its adapter merged"
+        )
     entry, head, _ = described(adapters.without(model.spec))
     ours = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in ours.items() if adapters.MARK not in name}

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.modules import Linear
-
-if TYPE_CHECKING:
-    from llmlab.model.model import Model
 
 CHILD = "adapter"
 MARK = f".{CHILD}."
@@ -70,15 +67,3 @@ def merged(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
         for name, tensor in weights.items()
         if MARK not in name
     }
-
-
-def merge(model: Model) -> Model:
-    """A model on the CPU without adapter that computes the same; the model itself where it has none."""
-    from llmlab.model import build
-
-    if model.spec.adapter is None:
-        return model
-    found = build.assemble(without(model.spec))
-    build.materialise(found)
-    found.load_state_dict(merged(model.state_dict(), model.spec))
-    return found.train(model.training)

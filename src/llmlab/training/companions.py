@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from llmlab.config import init_from, learned
 from llmlab.config.companions import KEY, naming_role, spec_of
 from llmlab.config.composed import Chosen, Declared
-from llmlab.config.layout import check_objective, needed_part
+from llmlab.config.fit import check_objective
+from llmlab.config.layout import needed_part
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
@@ -80,22 +81,23 @@ class Companion:
         """The model without memory, beside the trained one."""
         return frozen(build.assemble(self.spec, self.shared(trained)), self)
 
-    def fill(self, model: Model, seed: int) -> None:
-        """First values, or the weights of the finished model, or those that init_from brings."""
+    def fill(self, model: Model, seed: int, rows: tuple[Tensor, Tensor] | None = None) -> None:
+        """First values, or the weights of the finished model, or those that init_from brings. rows: of the trained model's
+        first values, as `build.initialise` has them, which a copy has too."""
         if self.start is not None:
             load(model, checkpoint.read_weights(self.start, self.role), f"init_from={self.start}: {KEY}.{self.role}")
             return
+        if self.declared.copies:
+            # A copy of a model that begins with first values has the same: they follow from the seed and the path. So has an
+            # adapter, of which the weights that it begins with may have nothing.
+            build.initialise(model, seed, rows=rows)
+        elif self.weights is None:
+            build.initialise(model, seed, self.prefix)
         if self.weights is None:
-            # A copy of a model that begins with first values has the same: they follow from the seed and the path.
-            build.initialise(model, seed, "" if self.declared.copies else self.prefix)
             return
         weights = read_weights(self.weights, model)
         lacking = tuple(f"heads.{role}." for role in model.heads)
         loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
-        if self.declared.copies:
-            build.initialise(
-                model, seed
-            )  # of an adapter, of which a base has nothing, it has the trained model's first values
         load(model, loaded, f"{KEY}.{self.role}={self.source}", begins=self.declared.copies)
 
 
@@ -135,7 +137,9 @@ def fitted(spec: ModelSpec, composed: Composed) -> ModelSpec:
     """The model that is trained, with heads as wide as the companions whose hidden states they are compared with. UserError
     where another width was typed."""
     heads = dict(spec.heads)
-    for role, companion in needed_part(composed.cfg.objective, "objective").attribute("widths").items():
+    for role, companion in (
+        needed_part(learned.node(composed.cfg), learned.slot(composed.cfg)).attribute("widths").items()
+    ):
         chosen = composed.companions[companion]
         if "width" not in heads[role].options:  # another head was typed
             continue
@@ -274,8 +278,15 @@ def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
 
         return begin.weights(path, model)
     weights = checkpoint.read_weights(path)
-    if model.spec.adapter is None and adapters.is_adapted(weights):
-        weights = adapters.merged(weights, run_folder.load(run_folder.home(path))[1])
+    if adapters.is_adapted(weights):
+        spec = run_folder.load(run_folder.home(path))[1]
+        if model.spec.adapter is None:
+            return adapters.merged(weights, spec)
+        if model.spec.adapter != spec.adapter:
+            raise UserError(
+                f"init_from={path}: it has adapter={spec.adapter}, of which adapter={model.spec.adapter} would make another "
+                "model; choose the same options, or leave adapter out, and both are merged"
+            )
     return weights
 
 

@@ -131,7 +131,7 @@ class Offline(pl.LightningModule):
         if self.weights is not None:
             load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
         for role, companion in self.companions.items():
-            companion.fill(cast(Model, self.models[role]), self.seed)
+            companion.fill(cast(Model, self.models[role]), self.seed, self.vectors)
             if self.text is not None and companion.start is None and companion.weights is None:
                 build.spell(self.models[role], self.text)
 

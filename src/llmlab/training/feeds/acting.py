@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 import torch
 
 from llmlab import attributes
+from llmlab.data.template import Template
 from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
@@ -68,6 +70,13 @@ class Actor:
     vocabulary: Vocabulary
     at_once: int
 
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        """The ids at which an answer ends: those of the chat template that prompts are written by, where there is one."""
+        if Template.among(self.tokenizer.beside):
+            return Template.of(self.tokenizer, "the tokenizer").ends(self.tokenizer)
+        return self.tokenizer.stops
+
     def answers(
         self, model: Model, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
     ) -> list[Answer]:
@@ -78,7 +87,7 @@ class Actor:
             max_new=self.how.max_new,
             sampling=sampling,
             seeds=seeds,
-            stop=self.vocabulary.special.get("eos"),
+            stop=self.stops,
             vocabulary=self.vocabulary.size,
             at_once=self.at_once,
         )

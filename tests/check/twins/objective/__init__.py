@@ -21,9 +21,11 @@ SHORTEST: dict[str, Callable[[Mapping[str, Any]], int]] = {
     "blank_infilling": lambda o: 4,  # the mask, start, a token of the span, and one of the text
     "denoise": lambda o: 2,  # a token and eos
     "gap_sentences": lambda o: 2,  # a token and eos
+    "mix": lambda o: 4 if o["prefix"] else 1,  # denoise's two, before what the decoder reads, which is as long
     "mlm": lambda o: 1 if o["pair"] == "none" else 5,  # cls, a token, sep, a token, sep
     "mtp": lambda o: o["depth"] + 1,  # the last module predicts the token behind these
     "plm": lambda o: o["memory"] + 1,
+    "qa_span": lambda o: o["stride"] + 1 if o["stride"] else 1,  # windows that overlap
     "span_corruption": lambda o: 2,  # a token that is kept and one that is taken
     "span_mlm": lambda o: 3,  # cls, a token, sep
 }

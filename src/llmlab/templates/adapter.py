@@ -1,0 +1,49 @@
+"""An adapter of your own: a small module beside a frozen linear, which learns in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.slots import Linear
+
+
+@register("adapter", "my_adapter")
+class MyAdapter:
+    """A learnt gain for each output of a linear ((IA)^3: Liu et al. 2022, arXiv:2205.05638).
+
+    The part is called with each linear of a model, and gives the module that adapts it, or None. That module is called behind
+    the linear, with its input, its output and itself. `merged` makes one weight of a linear's and of what was learnt.
+    """
+
+    telling = ({"targets": ["out"]},)
+
+    def __init__(
+        self,
+        *,
+        targets: list[str] = ["k", "v"],  # noqa: B006  roles of the linears that are adapted
+    ):
+        self.targets = tuple(targets)
+
+    def __call__(self, linear: Linear) -> nn.Module | None:
+        # A linear with a bias would have that scaled too, which no weight alone can do.
+        return Gain(linear.out_features) if linear.role in self.targets and linear.bias is None else None
+
+    def merged(self, weight: Tensor, learnt: Mapping[str, Tensor]) -> Tensor:
+        return weight * (1 + learnt["gain"])[:, None]
+
+
+class Gain(nn.Module):
+    """(x, y, linear) -> y, each of its numbers times 1 + gain."""
+
+    constants, role = {"gain": 0.0}, "adapter"  # at first nothing changes; the role says that it learns
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor, y: Tensor, linear: nn.Module) -> Tensor:
+        return y * (1 + self.gain)
