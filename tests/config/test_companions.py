@@ -1,6 +1,7 @@
 """`models.ROLE=`: what can be chosen for the other models of an objective, and what is refused in a line."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from llmlab import registry
 from llmlab.config import companions, spelling
@@ -144,7 +145,7 @@ def odd():
     """What is declared by the objective `odd`; UserError also where its file is left out."""
     if why := registry.broken("objective", "odd"):
         raise UserError(why)
-    return companions.declared({"_part_": "odd"})
+    return companions.declared(OmegaConf.create({"objective": {"_part_": "odd"}}))
 
 
 DECLARED = {

@@ -65,7 +65,7 @@ def test_words_of_transformers_nanogpt_and_litgpt(word, config):
 
 
 def test_keys_that_may_be_are_found_without_composing(config):
-    none_chosen = {"mask", "reward"}  # parts
+    none_chosen = {"mask", "adapter", "alignment", "reward"}  # parts
     assert set(guess.paths(config)) - none_chosen <= set(guess.declared())
 
 

@@ -13,7 +13,7 @@ from llmlab.slots import Linear
 
 @register("adapter", "my_adapter")
 class MyAdapter:
-    """A learnt gain for each output of a linear ((IA)^3: Liu et al. 2022, arXiv:2205.05638).
+    """A learnt gain for each output of a linear (T-Few: Liu et al. 2022, arXiv:2205.05638).
 
     The part is called with each linear of a model, and gives the module that adapts it, or None. That module is called behind
     the linear, with its input, its output and itself. `merged` makes one weight of a linear's and of what was learnt.

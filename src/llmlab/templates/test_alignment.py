@@ -10,16 +10,15 @@ from llmlab import registry
 from llmlab.data import collate
 from llmlab.slots import Aux, Output, Vocabulary
 
-SAMPLES = [
-    {"prompt": [3, 4], "answers": [[5, 6, 1], [7, 1]]},
-    {"prompt": [3], "answers": [[5, 1], [6, 1], [7, 8, 1]]},
-]
-
 
 def test_even_scores_have_a_loss_that_is_known():
     method = registry.load("alignment", "my_alignment", {})(Vocabulary(10, {"eos": 1}), 16)
+    samples = [
+        {"prompt": [3, 4], "answers": [[5, 6, 1], [7, 1]]},
+        {"prompt": [3], "answers": [[5, 1], [6, 1], [7, 8, 1]]},
+    ]
     rng = np.random.default_rng(0)
-    batch = collate.batch([method.prepare(sample, rng) for sample in SAMPLES], "pad")
+    batch = collate.batch([method.prepare(sample, rng) for sample in samples], "pad")
 
     def model(read: dict[str, torch.Tensor], heads: dict[str, torch.Tensor]) -> Output:
         return Output(torch.zeros(1), {"tokens": torch.zeros(int(heads["tokens"].sum()), 10)}, Aux())
