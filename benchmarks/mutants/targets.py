@@ -42,7 +42,7 @@ GROUPS = (
         ("src/llmlab/model/*.py",),
         None,
         None,
-        words=tuple(f"model={name}" for name in FAMILIES),
+        words=(*(f"model={name}" for name in FAMILIES), "moe=expert_choice"),
         tests=(
             "tests/plan/test_components.py",
             "tests/plan/test_memory.py",
