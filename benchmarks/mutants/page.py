@@ -53,9 +53,11 @@ def summary(results: Sequence[FileResult], sides: Sequence[str]) -> list[str]:
         some = [r for r in results if group_of(r.file) is group]
         if not some:
             continue
-        asked, by_check, killed, whole = _counts(some, sides)
-        checked, together = share(by_check, asked, whole), share(killed, asked, whole)
-        lines.append(f"{group.name}: {asked} mutants, {checked} killed by check, {together} in all")
+        waits = _waits_for_tests(some, sides)
+        asked, by_check, killed, whole = _counts(some, [CHECK] if waits else sides)
+        checked = share(by_check, asked, whole)
+        together = "tests have not been asked of all" if waits else f"{share(killed, asked, whole)} in all"
+        lines.append(f"{group.name}: {asked} mutants, {checked} killed by check, {together}")
     return lines
 
 

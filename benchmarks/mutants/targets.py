@@ -62,7 +62,7 @@ GROUPS = (
         ("src/llmlab/decoding/*.py",),
         None,
         None,
-        words=("model=llama3", "model=t5", "model=gpt2", "model=bert"),
+        words=("model=llama3", "model=t5", "model=gpt2", "model=bert", "model=bart"),
         tests=(
             "tests/commands/test_generate.py",
             "tests/commands/test_chat.py",

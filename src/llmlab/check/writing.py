@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from llmlab.decoding.generate import fits_padding, generate, generate_all, goes_
 from llmlab.decoding.sampling import Sampling
 from llmlab.decoding.session import Session
 from llmlab.decoding.unmasking import Unmasking, unmask_all
+from llmlab.errors import UserError
 
 DECODER_START = 0  # the token that a decoder begins with
 MASK = FIRST_ID + 2
@@ -173,7 +175,11 @@ def _ends(subject: Subject, prompts: list[list[int]]) -> None:
     *_, last = write(prompts, max_new=3, forced=(None, 8))
     if first != [9] * len(prompts) or last != [8] * len(prompts):
         raise CheckFailed(f"the first and the last token are forced to be 9 and 8, but are {first} and {last}")
-    bound = limit(subject.model)
+    bound = limit(subject.model, 0)
+    if bound is not None and subject.encoder_decoder:
+        with suppress(UserError):
+            next(write([prompts[0], (prompts[1] * bound)[: bound + 1]], max_new=1))
+            raise CheckFailed(f"its encoder knows {bound} positions, and is given a prompt of {bound + 1} tokens")
     if bound is not None and not subject.encoder_decoder:
         near, ended = [(prompt * bound)[: bound - 1] for prompt in prompts], [""] * len(prompts)
         n = len(list(write(near, max_new=9, ended=ended)))
