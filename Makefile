@@ -50,7 +50,7 @@ evidence: .venv/installed
 # Changes the source in small ways and counts what check and the tests notice: hours, goes on where it was stopped; writes
 # docs/mutants.md. ARGS="--all" for every mutant, --help for more.
 mutants: .venv/installed-test
-	$(BIN)/python benchmarks/mutants --sample 150 --jobs $(FAST_WORKERS) --page docs/mutants.md $(ARGS)
+	$(BIN)/python benchmarks/mutants --sample 100,plugins=200,model=60,decoding=60 --jobs $(FAST_WORKERS) --page docs/mutants.md $(ARGS)
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -35,9 +35,10 @@ def page(results: Sequence[FileResult], sides: Sequence[str], about: str, equiva
     for group in groups:
         of_group = [r for r in results if group_of(r.file) is group]
         lines += [f"## {group.name}", "", "| file | asked | killed by check | by the tests, of the rest | survivors |"]
-        lines += ["|---|---|---|---|---|", *(_file_row(r, sides) for r in of_group), ""]
+        known = [CHECK] if _waits_for_tests(of_group, sides) else sides
+        lines += ["|---|---|---|---|---|", *(_file_row(r, known) for r in of_group), ""]
         for result in of_group:
-            if survivors := result.survivors(sides):
+            if survivors := result.survivors(known):
                 lines += [f"{result.file}", "", *(f"- {_described(m, result)}" for m in survivors), ""]
     if equivalents:
         lines += ["## Equivalents", "", "Changes that change nothing which can be seen.", ""]
@@ -52,9 +53,11 @@ def summary(results: Sequence[FileResult], sides: Sequence[str]) -> list[str]:
         some = [r for r in results if group_of(r.file) is group]
         if not some:
             continue
-        asked, by_check, killed, whole = _counts(some, sides)
-        checked, together = share(by_check, asked, whole), share(killed, asked, whole)
-        lines.append(f"{group.name}: {asked} mutants, {checked} killed by check, {together} in all")
+        waits = _waits_for_tests(some, sides)
+        asked, by_check, killed, whole = _counts(some, [CHECK] if waits else sides)
+        checked = share(by_check, asked, whole)
+        together = "tests have not been asked of all" if waits else f"{share(killed, asked, whole)} in all"
+        lines.append(f"{group.name}: {asked} mutants, {checked} killed by check, {together}")
     return lines
 
 
@@ -66,17 +69,25 @@ def _counts(results: Sequence[FileResult], sides: Sequence[str]) -> tuple[int, i
 
 
 def _group_row(group: Group, results: Sequence[FileResult], sides: Sequence[str]) -> str:
-    asked, by_check, killed, whole = _counts(results, sides)
+    waits = _waits_for_tests(results, sides)
+    asked, by_check, killed, whole = _counts(results, [CHECK] if waits else sides)
     total = sum(r.total for r in results)
     cells = [
         group.name,
         f"{asked:,}" if whole else f"{asked:,} of {total:,}",
         share(by_check, asked, whole) if CHECK in sides and (by_check or group.by_check) else "not asked",
         _wanted(group.by_check),
-        share(killed, asked, whole) if TESTS in sides else "not asked",
+        share(killed, asked, whole) if TESTS in sides and not waits else "not asked",
         _wanted(group.together),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _waits_for_tests(results: Sequence[FileResult], sides: Sequence[str]) -> bool:
+    """True if tests have not been asked of all that the check leaves alive: without those, kills alone would count."""
+    if TESTS not in sides or CHECK not in sides:
+        return False
+    return any((m.id, TESTS) not in r.outcomes for r in results for m in r.survivors([CHECK]))
 
 
 def _wanted(percent: float | None) -> str:

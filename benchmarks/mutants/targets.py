@@ -42,7 +42,7 @@ GROUPS = (
         ("src/llmlab/model/*.py",),
         None,
         None,
-        words=tuple(f"model={name}" for name in FAMILIES),
+        words=(*(f"model={name}" for name in FAMILIES), "moe=expert_choice"),
         tests=(
             "tests/plan/test_components.py",
             "tests/plan/test_memory.py",
@@ -62,7 +62,7 @@ GROUPS = (
         ("src/llmlab/decoding/*.py",),
         None,
         None,
-        words=("model=llama3", "model=t5", "model=gpt2", "model=bert"),
+        words=("model=llama3", "model=t5", "model=gpt2", "model=bert", "model=bart"),
         tests=(
             "tests/commands/test_generate.py",
             "tests/commands/test_chat.py",

@@ -14,6 +14,7 @@ from mutants.by_check import Task
 from mutants.command import FIRST, _stages, by_group, part_checks, sample
 from mutants.forks import Forks, call_in_fork
 from mutants.mutant import mutants_of
+from mutants.page import _waits_for_tests
 from mutants.results import Equivalent, FileResult, equivalent, equivalents, wilson
 from mutants.store import Listed, Outcome, Store
 from mutants.targets import ROOT
@@ -285,6 +286,10 @@ def test_shares_are_of_mutants_whose_fate_is_known():
     result = FileResult("toy.py", mutants, 9, known)
     assert result.asked(["check", "tests"]) == [killed, survived, of_tests]
     assert result.survivors(["check", "tests"]) == [survived]
+    assert not _waits_for_tests([result], ["check", "tests"])
+    del result.outcomes[survived.id, "tests"]
+    assert _waits_for_tests([result], ["check", "tests"]) and not _waits_for_tests([result], ["check"])
+    result.outcomes |= known
     assert wilson(10, 20) == pytest.approx((29.9298, 70.0702), abs=1e-4)  # scipy's binomtest(10, 20), method="wilson"
     assert wilson(17, 20) == pytest.approx((63.9581, 94.7631), abs=1e-4)
     assert wilson(0, 0) == (0.0, 100.0)

@@ -11,7 +11,7 @@ import pytest
 
 # what is typed, and what the lines after "error: " must match, in order
 TABLE = [
-    ("attention=gqq", r"attention=gqq: there is no such attention; did you mean gqa\? \(valid: gqa, mha, "),
+    ("attention=gqq", r"attention=gqq: there is no such attention; did you mean gqa\? \(valid: gqa, lstm, "),
     ("norm.epss=1", r"norm\.epss: there is no such key in norm \(rmsnorm\); valid: offset"),
     ("sede=3", r"sede: there is no such key; did you mean seed"),
     ("trainer.max_stepz=3", r"trainer\.max_stepz: there is no such key in trainer; did you mean max_steps"),

@@ -105,7 +105,7 @@ def test_interruption_and_errors_of_a_run():
 def test_lines_are_cut_where_the_reader_stops():
     shell = f"{sys.executable} -m llmlab parts | head -1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=os.environ)
-    assert (done.stdout, done.stderr) == ("attention\n", "")
+    assert (done.stdout, done.stderr) == ("adapter\n", "")
 
 
 BROKEN = '''

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from llmlab.decoding.generate import fits_padding, generate, generate_all, goes_
 from llmlab.decoding.sampling import Sampling
 from llmlab.decoding.session import Session
 from llmlab.decoding.unmasking import Unmasking, unmask_all
+from llmlab.errors import UserError
 
 DECODER_START = 0  # the token that a decoder begins with
 MASK = FIRST_ID + 2
@@ -173,7 +175,11 @@ def _ends(subject: Subject, prompts: list[list[int]]) -> None:
     *_, last = write(prompts, max_new=3, forced=(None, 8))
     if first != [9] * len(prompts) or last != [8] * len(prompts):
         raise CheckFailed(f"the first and the last token are forced to be 9 and 8, but are {first} and {last}")
-    bound = limit(subject.model)
+    bound = limit(subject.model, 0)
+    if bound is not None and subject.encoder_decoder:
+        with suppress(UserError):
+            next(write([prompts[0], (prompts[1] * bound)[: bound + 1]], max_new=1))
+            raise CheckFailed(f"its encoder knows {bound} positions, and is given a prompt of {bound + 1} tokens")
     if bound is not None and not subject.encoder_decoder:
         near, ended = [(prompt * bound)[: bound - 1] for prompt in prompts], [""] * len(prompts)
         n = len(list(write(near, max_new=9, ended=ended)))
@@ -192,6 +198,10 @@ def _turns(subject: Subject) -> None:
     said = list(session.write(first, max_new=3, sampling=rules, seed=1, start=start))
     longer = [*first, *said, *random_ids(1, 3, seed=5)[0].tolist()]
     session.write(longer, max_new=4, sampling=rules, seed=2, start=start).send(None)  # broken off behind one token
+    if session.keeps and session.reused != len(first) + len(said) - 1:  # the last that was said has not been read
+        raise CheckFailed(
+            f"{session.reused} tokens are used again of {len(first)} and {len(said)} that were said behind"
+        )
     changed = [*longer[:-2], 11, 12, 13]
     for prompt, common in ((longer, len(longer) - 1), (changed, len(longer) - 2), (changed[:4], 3), (changed, 4)):
         got = list(session.write(prompt, max_new=3, sampling=rules, seed=7, start=start))
@@ -206,25 +216,25 @@ def _turns(subject: Subject) -> None:
 
 
 def _unmasked(subject: Subject) -> None:
-    """Of the masked tokens of a block the likeliest stays, one a step, until none is masked (Nie et al. 2025, algorithm 5)."""
+    """Of the masked tokens of a block the likeliest stay, until none is masked (Nie et al. 2025, algorithm 5)."""
     if subject.encoder_decoder or subject.spec.stacks[-1].mask.attribute("needs") or not subject.spec.sizes.sees_all:
         raise NotApplicable("it writes no text: its mask looks ahead")
     prompts = [row[:n].tolist() for row, n in zip(random_ids(2, 5), (5, 3), strict=True)]
     ended = ["", ""]
-    how = Unmasking(MASK, steps=3, block=4)
+    how = Unmasking(MASK, steps=5, block=4)
     got = unmask_all(
         subject.model, prompts, max_new=NEW, how=how, sampling=Sampling(temperature=0), vocabulary=DRAWN, ended=ended
     )
     for prompt, new, reason in zip(prompts, got, ended, strict=True):
         text = [*prompt, *[MASK] * NEW]
-        # Of 3 steps for 6 tokens the first 4 tokens have 2, and the last 2 have 1.
-        for end, times in ((4, 2), (NEW, 1)):
-            for _ in range(times):
+        # Of 5 steps for 6 tokens the first 4 tokens have 3, of which the first has two tokens, and the last 2 have 2.
+        for end, several in ((4, (2, 1, 1)), (NEW, (1, 1))):
+            for n in several:
                 p = subject.model({"ids": torch.tensor([text])}, heads={"tokens": None}).heads["tokens"][0].double()
                 p[:, [MASK, *range(DRAWN, p.shape[1])]] = float("-inf")
                 chance, token = p.softmax(-1).max(-1)
                 hidden = [i for i in range(len(prompt), len(prompt) + end) if text[i] == MASK]
-                for i in sorted(hidden, key=lambda i: -float(chance[i]))[:2]:
+                for i in sorted(hidden, key=lambda i: -float(chance[i]))[:n]:
                     text[i] = int(token[i])
         if (new, reason) != (text[len(prompt) :], "length"):
             raise CheckFailed(f"a prompt of {len(prompt)} tokens is continued by {new} beside others, by {text} alone")
