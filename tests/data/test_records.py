@@ -213,6 +213,7 @@ OTHERS = {
         "messages": [{"role": "user", "content": r["text"]}, {"role": "assistant", "content": r["text_b"]}] * 2
     },
     "preferences": lambda r: {"prompt": r["text"], "chosen": r["text_b"], "rejected": "no " * (r["label"] + 1)},
+    "rated": lambda r: {"prompt": r["text"], "completion": r["text_b"], "label": bool(r["label"])},
     "prompts": lambda r: {"prompt": r["text"], "answer": {"is": r["label"]}},
 }
 
@@ -225,6 +226,8 @@ def size(kind, sample):
         return max(map(len, sample["rows"]))
     if kind == "chat":
         return sum(map(len, sample["messages"]))
+    if kind == "rated":
+        return len(sample["prompt"]) + len(sample["answer"])
     if kind == "preferences":
         return len(sample["prompt"]) + max(map(len, sample["answers"]))
     return sum(len(sample[k]) for k in ("source", "target", "prompt") if k in sample)
@@ -257,8 +260,11 @@ def test_what_the_other_kinds_hold(tmp_path):
     pairs, chat = sample["pairs"], sample["chat"]
     assert pairs["source"].tolist() == ids["pairs"](r[0]["text"])
     assert pairs["target"].tolist() == [*ids["pairs"](r[0]["text_b"]), end]
-    assert chat["roles"] == ["user", "assistant"] * 2
-    assert chat["messages"][1].tolist() == [*ids["chat"](r[0]["text_b"]), end]
+    assert chat["roles"] == ["context", "assistant"] * 2
+    named = made["chat"].tokenizer.special
+    assert chat["messages"][1].tolist() == [*ids["chat"](r[0]["text_b"]), named["im_end"], named["eos"]]
+    rated = sample["rated"]
+    assert rated["good"] == bool(r[0]["label"]) and rated["answer"].tolist() == [*ids["rated"](r[0]["text_b"]), end]
     worse = sample["preferences"]["answers"][1].tolist()
     assert worse == [*ids["preferences"]("no " * (r[0]["label"] + 1)), end]
     assert sample["prompts"]["rest"] == {"answer": {"is": r[0]["label"]}}

@@ -65,7 +65,7 @@ def test_values_set_on_a_composed_config_are_those_composed_with_it():
     [
         ([], "6dd4f1f8f2b24caa3b92aae75eda555d5df39e342893ad9ab098c9043075b247"),
         (
-            ["model=roberta", "size=nano", "seed=3", "attention=gqa", "optimizer.lr=4e-3", "init=normal"],
+            ["model=roberta", "size=nano", "seed=3", "attention=gqa", "optimizer.lr=4e-3", "init.std=0.02"],
             "8bdc4ebd1e9a6820361d303e86823ccffcc5cd78443fba3d7adcb738534914d7",
         ),
     ],

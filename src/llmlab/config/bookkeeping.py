@@ -66,11 +66,14 @@ ADDED: dict[str, object] = {
     "data.fields": {},
     "data.votes": "majority",
     # Options of objectives that were there before.
-    **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders", "projection")},
-    **{f"objective.{key}": 0 for key in ("z_loss", "label_smoothing", "duplicates", "lm_weight", "stride")},
+    **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders", "projection", "prefix", "mlp")},
+    **{
+        f"objective.{key}": 0 for key in ("z_loss", "label_smoothing", "duplicates", "lm_weight", "stride", "backwards")
+    },
     **{f"objective.{key}": "none" for key in ("pair", "mode")},
     **{f"objective.{key}": [-1] for key in ("layers", "teacher_layers")},
     "objective.max_answer": 30,
+    "objective.ngram": 1,
     "objective.short": None,
     "objective.ngrams": None,
 }

@@ -15,7 +15,8 @@ def scores(model: torch.nn.Module) -> torch.Tensor:
 
 def test_nothing_changes_at_first_and_nothing_by_merging():
     base = llmlab.build(["model.dim=24", "model.n_heads=4", "model.n_layers=2", "model.vocab_size=64"])
-    model = build.build_model(replace(base.spec, adapter=PartSpec.with_defaults("adapter", "my_adapter")))
+    part = PartSpec.with_defaults("adapter", "my_adapter")
+    model = build.build_model(replace(base.spec, adapter=part))
     build.load(model, base.state_dict(), begins=True)
     assert torch.equal(scores(model), scores(base))
     with torch.no_grad():
