@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, log_probabilities, prepared
 from llmlab.registry import register
-from llmlab.slots import Answers, LanguageModel, Loss, Pass, Rollout, Vocabulary, auxiliary
+from llmlab.slots import Answers, LanguageModel, Loss, Output, Pass, Rollout, Vocabulary, auxiliary
 
 from ._returns import explained_variance, generalised_advantages, whitened
 from ._surrogate import kl_estimate, surrogate
@@ -32,8 +32,8 @@ class ProximalPolicyOptimization:
     whitened over the rollout. The loss is a mean over a step's tokens of the clipped policy loss and, weighed, of the clipped
     value loss.
 
-    Shown: as of grpo, and `coefficient` (beta), `explained_variance` of the critic before it has learnt of a rollout, and
-    `value_clip_fraction` of tokens.
+    Shown: as of grpo but for groups, and `coefficient` (beta), `explained_variance` of the critic before it has learnt of a
+    rollout, and `value_clip_fraction` of tokens.
 
     samples: answers to each prompt
     max_new: tokens of an answer at most
@@ -122,7 +122,7 @@ class ProximalPolicyOptimization:
         each = {
             "kl": exact_kl(ours.log_p, theirs.log_p),
             "reference": theirs.now,
-            "value": self._values(companions.get("critic", model), batch),
+            "value": self._criticised(companions.get("critic", model), batch).heads["value"].float(),
         }
         by_token = {name: found.masked_scatter(where, of.float()) for name, of in each.items()}
         return {**by_token, "kl": by_token["kl"].sum(1)}
@@ -185,7 +185,12 @@ class ProximalPolicyOptimization:
         each, clipped = surrogate(
             found.now, found.now - found.then, batch["advantage"][found.where], "ppo", self.clip, self.clip
         )
-        values = self._values(companions.get("critic", model), batch, found)
+        aux = {"model": auxiliary(found.output)}
+        if self.critic == "shared":
+            values = found.output.heads["value"].float()
+        else:
+            criticised = self._criticised(companions["critic"], batch)
+            values, aux["critic"] = criticised.heads["value"].float(), auxiliary(criticised)
         off = (values - returns).square()
         held = off
         if self.value_clip is not None:
@@ -195,17 +200,14 @@ class ProximalPolicyOptimization:
         logs |= {name: (batch[name].float().sum(), count) for name in OF_ANSWERS if name != "reward"}
         shown = {"entropy": entropies(found.log_p), "clip_fraction": clipped, "value_clip_fraction": held > off}
         logs |= {name: (of.float().sum(), n.to(reward.dtype)) for name, of in shown.items()}
-        return Loss(terms, self.weights, logs, {"model": auxiliary(found.output)})
+        return Loss(terms, self.weights, logs, aux)
 
     def _scored(self, model: LanguageModel, batch: Mapping[str, Tensor], writer: bool = True) -> Recomputed:
         temperature, size = self.rollout.temperature, self.vocabulary
         more = ("value",) if writer and self.critic == "shared" else ()
         return log_probabilities(model, batch, temperature=temperature, vocabulary=size, writer=writer, more=more)
 
-    def _values(self, critic: LanguageModel, batch: Mapping[str, Tensor], scored: Recomputed | None = None) -> Tensor:
-        """(n,): of what is there before each token of an answer."""
-        if scored is not None and self.critic == "shared":
-            return scored.output.heads["value"].float()
-        where = batch["labels"] != IGNORED
+    def _criticised(self, critic: LanguageModel, batch: Mapping[str, Tensor]) -> Output:
+        """The critic's output, with the value (n,) of what is there before each token of an answer."""
         read = {name: batch[name] for name in ("ids", "valid") if name in batch}
-        return critic(read, heads={"value": where}).heads["value"].float()
+        return critic(read, heads={"value": batch["labels"] != IGNORED})

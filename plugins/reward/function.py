@@ -28,7 +28,8 @@ class TooLong(BaseException):
 class Function:
     """A Python function of one's own: `def score(answer, record)` gives a number for an answer's text.
 
-    A record has the keys of the data's file, "prompt" among them. The function runs in the process that trains: one that
+    A record has the keys of the data's file; its "prompt" is what the model read, as a chat template wrote it where there is
+    one. The function runs in the process that trains: one that
     raises, gives no finite number, or takes too long ends the run with a line that names it.
 
     path: Python file; null: `name` says where the function is, as package.module.function

@@ -56,12 +56,12 @@ def test_alpaca_writes_its_papers_two_prompts():
     one = template.render([{"role": "user", "content": "Add."}])
     assert one == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nAdd.\n\n### Response:\n"
+        "### Instruction:\nAdd.\n\n### Response:"
     )
     two = template.render([{"role": "user", "content": "Add.\n\n### Input:\n1 2"}])
     assert two == (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
-        "that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n"
+        "that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:"
     )
 
 

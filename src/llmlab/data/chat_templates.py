@@ -36,9 +36,9 @@ ALPACA = (
     "{% elif messages and '### Input:' in messages[0]['content'] %}{{ two }}{% else %}{{ one }}{% endif %}"
     "{% for m in messages %}"
     "{% if m['role'] == 'user' %}{{ '\n\n### Instruction:\n' + m['content'] }}"
-    "{% elif m['role'] == 'assistant' %}{{ '\n\n### Response:\n' + m['content'] + eos_token | default('') }}"
+    "{% elif m['role'] == 'assistant' %}{{ '\n\n### Response:' + m['content'] + eos_token | default('') }}"
     "{% elif m['role'] == 'tool' %}{{ '\n\n### Input:\n' + m['content'] }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '\n\n### Response:\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\n\n### Response:' }}{% endif %}"
 )
 PRESETS = {"chatml": CHATML, "alpaca": ALPACA}
 # Tokens that a learnt tokenizer gets for a preset, by name.

@@ -160,6 +160,8 @@ def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Compa
         # Typed words alone are handed on to a companion, for its own are to count more than those of an experiment. Without
         # any it is the run's own model, whatever that is made of.
         spec = replace(trained.spec, heads=spec.heads)
+        if chosen.declared.trains:  # all of it does: an adapter is of a model that stays as it is
+            spec = replace(spec, adapter=None)
     if "embedding" in chosen.declared.shares:
         spec = sharing(spec, trained)
     return Companion(chosen.declared, spec, chosen.words)
