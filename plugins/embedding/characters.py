@@ -62,7 +62,7 @@ class CharacterCNN(nn.Module):
     small = {"longest": 10}
     telling = (
         {"char_dim": 5},
-        {"filters": [3, 2]},
+        {"filters": [8, 6]},
         {"highways": 1},
         {"longest": 8},
         {"twice": True},

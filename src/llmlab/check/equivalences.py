@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from llmlab.check import reference_attention
+from llmlab.check import learning, reference_attention
 from llmlab.check.refusal import reason
 from llmlab.check.subject import (
     FIRST_ID,
@@ -212,6 +212,7 @@ def _assert_newest_kept(subject: Subject, batch: dict[str, Tensor]) -> None:
 @torch.no_grad()
 def padding(subject: Subject) -> None:
     """Padding on the right, on the left, or in the source makes no difference, to experts' losses neither."""
+    learning.require_scale(subject)  # sums in another order would be taken for a difference
     batch, mask = subject.batch(), subject.spec.stacks[-1].mask
     if subject.expert_choice:
         # No token twice: without positions an expert would score both alike, and a tie is broken by order, which padding moves.

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from llmlab import attributes
-from llmlab.check.learning import loss_function, parameter_gradients, require_gradients
+from llmlab.check.learning import loss_function, parameter_gradients, require_gradients, require_scale
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, generator
 from llmlab.model.model import Model
 from llmlab.model.roles import parameters
@@ -34,6 +34,7 @@ ABSOLUTE_ERROR = 1e-5  # for a gradient that is 0 but for rounding
 def slope(subject: Subject) -> None:
     """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
     require_gradients(subject)
+    require_scale(subject)
     if any(attributes.get(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
     loss = loss_function(subject, subject.model)()

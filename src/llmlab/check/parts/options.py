@@ -13,6 +13,7 @@ from llmlab.check.parts.passes import passes
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
+from llmlab.config import learned
 
 OPTION_CHECKS: dict[str, Callable[[Subject], None]] = {  # the cheap ones that an option has been seen to break
     "causality": visibility.causality,
@@ -36,6 +37,8 @@ def options(subject: Subject) -> None:
     slot, name = subject.case.parts[0]
     if not any(word == f"{slot}={name}" for word in subject.case.overrides):
         raise NotApplicable("it is not typed as a choice, so that its options can't be set")
+    if learned.reads(subject.composed.cfg) == "prompts":
+        raise NotApplicable("the answers that it learns from are the model's own")
     n_checked = 0
     for words in option_words(slot, name):
         typed, shown = last_of_each_key([*subject.case.overrides, *words]), " ".join(words)

@@ -39,7 +39,9 @@ def passes(subject: Subject) -> None:
             read[(name, tokens, source, trained)] += rows
         for role in models[name].heads if heads is None else heads:
             where: Tensor | None = None if heads is None else heads[role]
-            if attributes.get(models[name].heads[role], "head", "per_target"):
+            if attributes.get(models[name].heads[role], "head", "layers"):
+                seen[name, role] += output.heads[role].shape[0] * rows * tokens
+            elif attributes.get(models[name].heads[role], "head", "per_target"):
                 seen[name, role] += output.heads[role].shape[:2].numel()
             else:
                 seen[name, role] += rows * tokens if where is None else int(where.sum())
@@ -53,6 +55,7 @@ def passes(subject: Subject) -> None:
     finally:
         for handle in handles:
             handle.remove()
+    acts = hasattr(objective, "rollout")  # other forwards may be of the rollout, of which the loss makes none
     told, rows_told = Texts(), Counter[tuple[str, str]]()
     for i in range(len(next(iter(batch.values())))):
         sample: dict[str, Any] = {name: tensor[i].numpy() for name, tensor in batch.items()}
@@ -60,8 +63,13 @@ def passes(subject: Subject) -> None:
             there = sample["row_valid"].any(-1)
             sample |= {name: list(sample[name][there]) for name in sample if name.startswith("row_")}
         for p in cost.passes(objective, sample):
+            if acts and not p.trained:
+                continue
             told[(p.model, p.tokens, p.source, p.trained)] += 1
             rows_told.update({(p.model, role): p.tokens if n is None else n for role, n in p.heads.items()})
+    if acts:
+        read = Counter({text: n for text, n in read.items() if text[3]})
+        seen = Counter({key: n for key, n in seen.items() if key[0] != "reference"})
     if read != told:
         raise CheckFailed(
             f"texts that its loss reads, as (model, tokens, source, trained): {dict(read)}, but passes tell {dict(told)}"

@@ -28,7 +28,10 @@ TOLERANCE = 0.02
 def observe(setting: Setting) -> Observed:
     init, sizes = build(setting), sizes_of(setting)
     outputs = {}
-    for name in (*get_args(Role), "experts"):
+    for name in (
+        *(role for role in get_args(Role) if role != "adapter"),
+        "experts",
+    ):  # an adapter begins as it says itself
         if name == "norm":  # its first values are constants of its module
             continue
         tensor = torch.full(EXPERTS if name == "experts" else SHAPE, float("nan"))
