@@ -30,7 +30,7 @@ class LowRank:
     def __init__(
         self,
         *,
-        rank: int = 8,
+        rank: int = 8,  # of the update
         alpha: float = 16.0,  # the update is scaled by alpha / rank
         rank_stabilised: bool = False,  # by alpha / sqrt(rank) (rsLoRA: Kalajdzievski 2023, arXiv:2312.03732)
         decomposed: bool = False,  # norms of rows are learnt too

@@ -94,20 +94,19 @@ LOSSES: Mapping[str, Callable[[Pairs], Tensor]] = {
 class Preferences:
     """Preferences learnt from log-probabilities of whole answers, with no reward model (DPO: Rafailov et al. 2023).
 
-    dpo: Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290): -log sigmoid(beta (better - worse)).
-    ipo: The squared distance of better - worse to 1 / (2 beta) (Azar et al. 2023, arXiv:2310.12036), of sums as in the paper;
-    TRL's is of means: average=true.
-    cdpo: dpo whose labels are wrong with probability label_smoothing (Mitchell 2023, "A note on DPO with noisy preferences").
-    robust: dpo's loss made unbiased for such labels (Chowdhury et al. 2024, arXiv:2403.00409).
-    hinge: max(0, 1 - beta (better - worse)) (SLiC-HF: Zhao et al. 2023, arXiv:2305.10425; RSO: Liu et al. 2023,
-    arXiv:2309.06657).
-    apo_zero: 1 - sigmoid(beta better) + sigmoid(beta worse) (D'Oosterlinck et al. 2024, arXiv:2408.06266).
-    apo_down: sigmoid(beta better) + 1 - sigmoid(beta (better - worse)) (the same).
-    sppo: (better - 1 / (2 beta))^2 + (worse + 1 / (2 beta))^2 (Wu et al. 2024, arXiv:2405.00675, eta = 1 / beta).
-    simpo: dpo without a reference, of means over tokens, with a margin (Meng et al. 2024, arXiv:2405.14734).
-    cpo: dpo without a reference, beside the likelihood of the best answer (Xu et al. 2024, arXiv:2401.08417).
+    dpo: Direct preference optimization, -log sigmoid(beta (better - worse)) (Rafailov et al. 2023, arXiv:2305.18290).
+    ipo: The squared distance of better - worse to 1 / (2 beta) (Azar et al. 2023, arXiv:2310.12036).
+    cdpo: Labels that are wrong with probability label_smoothing (Mitchell 2023, "A note on DPO with noisy preferences").
+    robust: The loss of dpo, made unbiased for such labels (Chowdhury et al. 2024, arXiv:2403.00409).
+    hinge: A hinge, max(0, 1 - beta (better - worse)) (RSO: Liu et al. 2023, arXiv:2309.06657).
+    apo_zero: Anchored: 1 - sigmoid(beta better) + sigmoid(beta worse) (D'Oosterlinck et al. 2024, arXiv:2408.06266).
+    apo_down: Anchored: 1 - sigmoid(beta (better - worse)) + sigmoid(beta better) (D'Oosterlinck et al. 2024, arXiv:2408.06266).
+    sppo: Self-play: better and worse go to +-1 / (2 beta) (Wu et al. 2024, arXiv:2405.00675, eta = 1 / beta).
+    simpo: Means over tokens without a reference, with a margin (Meng et al. 2024, arXiv:2405.14734).
+    cpo: Without a reference, beside the likelihood of the best answer (Xu et al. 2024, arXiv:2401.08417).
     orpo: The odds ratio of both answers, beside the likelihood of the best (Hong et al. 2024, arXiv:2403.07691).
 
+    ipo is of sums of log-probabilities, as its paper writes it; average=true makes them means, as TRL does.
     better and worse are log-probabilities of an answer less those of the reference, a frozen copy of the model as it begins.
     Of K ranked answers all pairs are learnt, each prompt with one weight. row_ids and row_labels (R, T).
     """
@@ -135,7 +134,9 @@ class Preferences:
         seq_len: int,
         /,
         *,
-        loss: Literal["sigmoid", "robust", "ipo", "hinge", "apo_zero", "apo_down", "sppo", "odds"] = "sigmoid",
+        loss: Literal[
+            "sigmoid", "robust", "ipo", "hinge", "apo_zero", "apo_down", "sppo", "odds"
+        ] = "sigmoid",  # of a pair, from log-probabilities of both answers
         beta: float = 0.1,  # how far the model may go from the reference; large: less
         label_smoothing: float = 0.0,  # share of the preferences that is taken to be wrong
         margin: float = 0.0,  # by which the better answer is to win (gamma of SimPO)

@@ -214,7 +214,7 @@ def test_the_twin_of_adamw_is_torchs():
         o, inputs = given.options, given.inputs
         names = [key.removeprefix("given/") for key in inputs if key.startswith("given/")]
         values = {name: torch.nn.Parameter(torch.tensor(inputs[name])) for name in names}
-        whole = ("q", "k", "v", "out", "ffn_in", "ffn_in.experts", "q.flat", "router", "head", "other")
+        whole = ("q", "k", "v", "out", "ffn_in", "ffn_in.experts", "q.flat", "router", "head", "adapter", "other")
         decayed = {*whole, "ffn_out", "ffn_out.sometimes", "head.never"}
         decayed |= {"embed", "position"} if o["decay"] == "matrices" else set()
         rest = ["norm", "norm.heads", "bias", "bias.experts", "other.vector"]

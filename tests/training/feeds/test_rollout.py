@@ -54,6 +54,8 @@ class Reward:
 class Letters:
     """A tokenizer of a letter a token, without the special ones."""
 
+    beside, stops = {}, (VOCABULARY.special["eos"],)
+
     def decode(self, ids):
         return "".join(chr(97 + i) for i in ids if i != VOCABULARY.special["eos"])
 
