@@ -211,13 +211,17 @@ def test_every_slot_trains_with_a_new_part(here, capsys):
         '{"prompt": "It was", "answer": "a day"}\n{"prompt": "A day", "answer": "it"}\n' * 9
     )
     acts = ["data.path=prompts.jsonl", "alignment=reinforce", "alignment.max_new=2", "reward=own_reward"]
-    all_but = [f"{slot}=own_{slot}" for slot in SLOTS if slot not in ("head", "mask", "moe", "reward", "filter")]
+    (here / "ranked.jsonl").write_text('{"prompt": "It was", "chosen": "a day", "rejected": "it"}\n' * 18)
+    ranks = ["data.path=ranked.jsonl", "alignment=own_alignment", "hydra.run.dir=ranks"]
+    others = ("head", "mask", "moe", "reward", "filter", "alignment")
+    all_but = [f"{slot}=own_{slot}" for slot in SLOTS if slot not in others]
     argvs = [
         [*small, *all_but, "+head@heads.tokens=own_head", "filter=[length,own_filter]", "hydra.run.dir=decoder"],
         [*small, "model=qwen_moe", "moe=own_moe", "hydra.run.dir=experts"],
         [*small, "model=bert", "mask=own_mask", "hydra.run.dir=encoder"],
         ["resume=decoder", "trainer.max_steps=3"],
         [*(o for o in small if "text.txt" not in o), *acts, "hydra.run.dir=acts"],
+        [*(o for o in small if "text.txt" not in o), *ranks],
     ]
     known = ",".join(f"own_{slot}" for slot in SLOTS)
     done = subprocess.run(

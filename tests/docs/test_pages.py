@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GENERATED = ("attributes", "conformance", "families", "mutants")  # they show what is declared and results, no commands
+GENERATED = (
+    "attributes",
+    "conformance",
+    "families",
+    "mutants",
+    "objectives",
+)  # they show what is declared and results, no commands
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=8"]
 PLACEHOLDERS = {"RUN": "first", "TEXT": "book.txt", "LABELS": "labels.jsonl", "PROMPTS": "prompts.jsonl"}

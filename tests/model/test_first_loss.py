@@ -7,6 +7,18 @@ import torch
 from families import FAMILIES, QUICK, batch, build, mostly_slow, tiny
 from torch.nn import functional as F
 
+BY_WIDTH = (
+    "bert",
+    "roberta",
+    "spanbert",
+    "distilbert",
+    "mpnet",
+    "deberta_v3",
+    "bert_generation",
+    "xlnet",
+    "bart",
+    "pegasus",
+)
 TIED = ("model.tie_embeddings=true",)
 CASES = [(f,) for f in FAMILIES]
 CASES += [("llama3", *TIED), ("llama3", "init=t5"), ("llama3", "init=t5", *TIED), ("t5", "model.logit_scale=null")]
@@ -15,7 +27,9 @@ CASES += [("t5", "embedding=scaled"), ("gpt2", "init=t5", "embedding=scaled")]
 
 @pytest.mark.parametrize("case", mostly_slow(CASES, [c for c in CASES if c[0] in QUICK]), ids="-".join)
 def test_the_first_loss_is_ln_v(case):
-    model = build(*tiny(*case, "model.dim=64", "model.vocab_size=256"), wake=False)
+    # Those whose deviation goes by the width have a larger one in a narrow model.
+    by_width = ("init.std=0.02",) if case[0] in BY_WIDTH else ()
+    model = build(*tiny(*case, "model.dim=64", "model.vocab_size=256", *by_width), wake=False)
     data = batch(model, 24, 4)
     labels = torch.randint(0, 256, data["ids"].shape, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():

@@ -43,7 +43,7 @@ def exported(spec: ModelSpec) -> ModelSpec:
     one text, that of the last token, which is what a checkpoint without a pad token says; transformers then refuses batches."""
     kept = {role: part for role, part in spec.heads.items() if part.attribute("exported")}
     for role, part in kept.items():
-        if part.options.get("pool") == "last" and part.options.get("skip") is None:
+        if part.name == "scalar" and part.options["pool"] == "last" and part.options["skip"] is None:
             kept[role] = replace(part, options={**part.options, "pool": "end"})
     return replace(spec, heads=kept)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import LanguageModel, Loss, Vocabulary, auxiliary
+from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
 
 IGNORED = -100  # the label of a token that is no target
 
@@ -55,6 +55,10 @@ class MyAlignment:
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         best, worst = (int((labels != IGNORED).sum()) for labels in prepared["row_labels"])
         return {"nll": best, "unlikely": worst}
+
+    def passes(self, prepared: dict[str, Any]) -> list[Pass]:
+        rows = zip(prepared["row_ids"], prepared["row_labels"], strict=True)
+        return [Pass(len(ids), heads={"tokens": int((labels != IGNORED).sum())}) for ids, labels in rows]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         terms, outputs = {}, []

@@ -6,7 +6,7 @@ import numpy as np
 
 from bugs import around, bug
 from llmlab_plugins.objective import mix, mlm, span_corruption
-from llmlab_plugins.objective._masking import Masking
+from llmlab_plugins.objective._masking import Masking, Runs
 from llmlab_plugins.optimizer.adamw import AdamW
 from llmlab_plugins.schedule import cosine
 
@@ -14,11 +14,11 @@ from llmlab_plugins.schedule import cosine
 @bug("twice as many tokens are masked", definition="objective=mlm")
 def twice_the_rate():
     def prepare(original, self, sample, rng):
-        rate, self.rate = self.rate, min(1.0, 2 * self.rate)
+        runs, self.runs = self.runs, Runs(min(1.0, 2 * self.runs.rate), self.runs.longest)
         try:
             return original(self, sample, rng)
         finally:
-            self.rate = rate
+            self.runs = runs
 
     return around(mlm.MaskedLM, "prepare", prepare)
 

@@ -42,10 +42,10 @@ def cached_counts_as_padding():
 @bug("the losses of experts are averaged over layers", balance="model=mixtral")
 def losses_averaged():
     def forward(original, self, *given, **options):
-        hidden, aux = original(self, *given, **options)
-        return hidden, aux._replace(
-            loss=aux.loss / len(self.layers)
-        ) if aux is not None and aux.loss is not None else aux
+        hidden, aux, *rest = original(self, *given, **options)
+        if aux is not None and aux.loss is not None:
+            aux = aux._replace(loss=aux.loss / len(self.layers))
+        return (hidden, aux, *rest)
 
     return around(stack.Stack, "forward", forward)
 

@@ -144,7 +144,7 @@ def test_a_reward_model(models, tokenizer, tmp_path):
 
     def called(read, heads):
         found = model(read, heads={role: None})
-        return found._replace(heads={"score": found.heads[role]})
+        return found._replace(heads={"scalar": found.heads[role]})
 
     method = registry.load("alignment", "reward", {"centre": 0.01})(Vocabulary(SIZE, {"eos": 1}), 32)
     loss = method.loss(called, collate.batch([method.prepare(s, None) for s in PREFERENCES], "pad")).mean()
