@@ -128,3 +128,16 @@ def test_the_smallest_that_is_bad(culprits):
 
     assert set(minimal_subset(range(10), bad)) == culprits
     assert len(tried) < 30
+
+
+def test_conflicts_found_elsewhere_hold_for_rows_that_were_there():
+    """A twin that refuses less, as a kernel that is built and not run: what the first refuses is in no row of it."""
+    made, bad = factors(3, 4, 3, 3), CONFLICTS["of two"]
+    first, second = CoveringArray(made, refusing(bad)), CoveringArray(made, refusing([]))
+    list(second.cover(second.pairs()))
+    assert covered(second) & {ordered_pair(*b) for b in bad}
+    list(first.cover(first.pairs()))
+    second.add_conflicts(first.conflicts)
+    list(second.cover(second.pairs()))
+    assert covered(second) == possible(made, bad)
+    assert set(second.refused) == set(first.refused)

@@ -100,19 +100,21 @@ class Combinations:
         stands for there."""
         if not self.alone(item):
             return self.cover
+        at = next(i for i, levels in enumerate(self.cover.factors) if levels[0][0][0] == item[0])
+        halves = item[0] == "objective" and registry.index()[item].attribute("halves")
         if item not in self._alone:
-            at = next(i for i, levels in enumerate(self.cover.factors) if levels[0][0][0] == item[0])
             own: list[Level] = [(item,)] if item in self.separate_kernels else self._levels(item[1])
             factors = [own if i == at else levels for i, levels in enumerate(self.cover.factors)]
-            if item[0] == "objective" and registry.index()[item].attribute("halves"):
-                # First what it needs: the row of first levels has to be possible. So conflicts, which are by place, are others.
+            if halves:  # First what it needs: the row of first levels has to be possible.
                 needed = {(part,) for part in apart().items()}
                 factors = [sorted(levels, key=lambda level: level not in needed) for levels in factors]
-                self._alone[item] = CoveringArray(factors, self._refusal)
-                return self._alone[item]
-            found = self._alone[item] = CoveringArray(factors, self._refusal)
-            # Conflicts that do not involve the item hold here too, and need not be found again.
-            found.conflicts |= {c: why for c, why in self.cover.conflicts.items() if at not in {f for f, _ in c}}
+            self._alone[item] = CoveringArray(factors, self._refusal)
+        if not halves:  # conflicts are by place, and its levels stand in others
+            # Conflicts that do not involve the item hold here too, and need not be found again. A kernel that can't run here
+            # is only built, so some it would not find at all. The common array may have grown since the last call.
+            self._alone[item].add_conflicts(
+                {c: why for c, why in self.cover.conflicts.items() if at not in {f for f, _ in c}}
+            )
         return self._alone[item]
 
     def rows(self) -> Iterator[tuple[CoveringArray, Row]]:
@@ -120,8 +122,9 @@ class Combinations:
         for row in self.cover.cover(self.cover.pairs()):
             yield self.cover, row
         for item in self.separate_kernels:
-            for row in self.covering(item).cover(with_item(self.covering(item), item)):
-                yield self.covering(item), row
+            cover = self.covering(item)
+            for row in cover.cover(with_item(cover, item)):
+                yield cover, row
 
     def refused(self) -> dict[Pair, str]:
         """{pair that can't be combined: why}, of the rows made so far."""

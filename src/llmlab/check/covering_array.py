@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TypeVar
 
@@ -111,6 +111,11 @@ class CoveringArray:
                 self.rows.append(row)
                 self._mark_covered(row, left)
                 yield row
+
+    def add_conflicts(self, conflicts: Mapping[frozenset[Choice], str]) -> None:
+        """Take over conflicts found elsewhere; rows that contain one are given up."""
+        self.conflicts |= conflicts
+        self.rows = [row for row in self.rows if self._possible(list(enumerate(row)))]
 
     def usual(self, items: Sequence[Item]) -> tuple[Row, str | None]:
         """The row with these items and usual levels otherwise, or those that the items need; and why it is impossible."""
