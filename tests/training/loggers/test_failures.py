@@ -180,17 +180,16 @@ def test_a_process_ends_though_its_service_hangs(plain, tiny, tmp_path):
     code = f"""
 import os, signal, sys, time, wandb
 from llmlab.commands.cli import run
-from llmlab.training import loggers
 from llmlab.training.loggers.weights_and_biases import WandBSink
 kept = WandBSink.row
 def row(self, step, tokens, values):
     if step == 4:
+        self.end_seconds = 2.0
         process = wandb.sdk.wandb_setup.singleton()._connection._proc._process
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(0.2)
     kept(self, step, tokens, values)
 WandBSink.row = row
-loggers.Loggers.end.__defaults__ = (None, 2.0)
 sys.exit(run(["train", *{list(last.values())!r}]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
