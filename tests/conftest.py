@@ -13,6 +13,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 gc.set_threshold(50_000, 10, 10)
 
 
+# Files that take minutes. Of two workers one waits for the file that the other began last.
+LONG = [
+    "docs/test_pages.py",
+    "training/test_zero.py",
+    "training/test_objectives.py",
+    "plan/test_memory.py",
+    "training/test_strategies.py",
+    "benchmarks/test_objectives.py",
+    "check/test_bugs.py",
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    rank = {here / name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session):
     gc.freeze()
