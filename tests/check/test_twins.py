@@ -50,7 +50,9 @@ def shared(made, monkeypatch):
 
 
 @pytest.mark.usefixtures("shared")
-@pytest.mark.parametrize("slot", OBSERVERS)
+@pytest.mark.parametrize(  # those of objectives draw hundreds of samples and take 12 s
+    "slot", [pytest.param(slot, marks=[pytest.mark.slow] * (slot == "objective")) for slot in OBSERVERS]
+)
 def test_records_are_what_the_twins_say(slot):
     anew = json.loads(json.dumps(contents(slot)))
     there = json.loads((records.FOLDER / f"{slot}.json").read_text())
