@@ -44,7 +44,7 @@ class Checkpoint(Protocol):
 class Declared:
     """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own. words:
     those of the model where none is chosen; None: one has to be. copies: where none is chosen it is the trained model as that
-    begins."""
+    begins. judges: the run's reward works with it, and not the objective."""
 
     role: str
     heads: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +52,7 @@ class Declared:
     shares: tuple[str, ...] = ()
     words: tuple[str, ...] | None = None
     copies: bool = False
+    judges: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def reopened(
     for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
         heads = {name: part.name for name, part in spec.heads.items()}
-        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]), copies=about.get("copies", False))
+        known = {name: about.get(name, False) for name in ("copies", "judges")}
+        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]), **known)
         source, weights, sha256 = about["source"], about["weights"], about["sha256"]
         path = None if weights is None else Path(weights)
         # A companion that trains has its weights in the run's own checkpoint, once there is one.
@@ -86,6 +87,7 @@ class Recorded(TypedDict):
     weights: str | None
     sha256: str | None
     copies: NotRequired[bool]
+    judges: NotRequired[bool]
 
 
 class Record(TypedDict):
@@ -107,6 +109,7 @@ def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> 
             "weights": None if c.weights is None else str(c.weights),
             "sha256": c.sha256,
             **({"copies": True} if c.declared.copies else {}),
+            **({"judges": True} if c.declared.judges else {}),
         }
     return by_role
 

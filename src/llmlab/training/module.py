@@ -140,6 +140,20 @@ class Offline(pl.LightningModule):
             self.models[role].train(companion.trains)  # a strategy may have set the mode of all that it was given
 
     @property
+    def others(self) -> dict[str, Model]:
+        """The companions that the objective works with, by role."""
+        return self._companions(judges=False)
+
+    @property
+    def judges(self) -> dict[str, Model]:
+        """Those that the reward works with."""
+        return self._companions(judges=True)
+
+    def _companions(self, judges: bool) -> dict[str, Model]:
+        chosen = (role for role, c in self.companions.items() if c.declared.judges == judges)
+        return {role: cast(Model, self.models[role]) for role in chosen}
+
+    @property
     def trained(self) -> nn.Module:
         """All that checkpoints and the optimizer are of."""
         assert self.model is not None
@@ -209,8 +223,9 @@ class Offline(pl.LightningModule):
         are there."""
         assert self.model is not None
         watched = batch if self._keys_checked else batch_keys.Watched(batch)
-        loss = self.objective.loss(self.model, watched, **self.models)
-        losses.check(loss, self.objective, self.models.keys())
+        others = self.others
+        loss = self.objective.loss(self.model, watched, **others)
+        losses.check(loss, self.objective, others)
         if isinstance(watched, batch_keys.Watched):  # once: watching costs a call a key, and batches are alike
             batch_keys.check(watched, self.objective)
             losses.check_shown(loss, self.objective, self.counts_bytes)
