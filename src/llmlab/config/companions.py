@@ -124,12 +124,14 @@ def requested(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
 def resolve(
     composed: Composed,
     typed: Sequence[Override],
+    of_file: Sequence[Override],
     compose: Callable[[Sequence[str], Declared, Sequence[str]], Composed],
     published: Callable[[Sequence[str]], bool],
 ) -> dict[str, Chosen]:
     """The companions of a composed run, by role. UserError, a line a problem, for roles and words that can't be.
 
-    typed: overrides of the run. compose: of a companion, from its overrides, its declaration and its own words.
+    typed: overrides of the run. of_file: what its experiment chooses. compose: of a companion, from its overrides, its
+    declaration and its own words.
     published: whether overrides name both a published size and a size.
     """
     roles = declared(composed.cfg)
@@ -156,7 +158,9 @@ def resolve(
                 )
             own = [_head_of(about, word) for word in value if not word.startswith(WIDTH)]
             words = [*_widths(composed.cfg.model, value, own), *own]
-            overrides = _inherited(typed, words, about, published)
+            # Values of an experiment are of its family, and the words may name another.
+            mine = [] if any(key_and_package(word)[0] == "model" for word in own) else of_file
+            overrides = _inherited([*mine, *typed], words, about, published)
             found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, own))
         except UserError as e:
             # Each line is printed as an error of its own, and has to say which companion it is about.

@@ -132,7 +132,9 @@ class Offline(pl.LightningModule):
             load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
         for role, companion in self.companions.items():
             companion.fill(cast(Model, self.models[role]), self.seed, self.vectors)
-            if self.text is not None and companion.start is None and companion.weights is None:
+            if self.text is not None and all(
+                at is None for at in (companion.start, companion.trunk, companion.weights)
+            ):
                 build.spell(self.models[role], self.text)
 
     def on_train_start(self) -> None:
