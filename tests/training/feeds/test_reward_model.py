@@ -12,9 +12,11 @@ from llmlab.commands.eval import evaluate
 from llmlab.config.compose import compose
 from llmlab.decoding.answers import Answer
 from llmlab.errors import UserError
+from llmlab.model import build
 from llmlab.plan.subject import of_config
 from llmlab.runs import checkpoint, folder
 from llmlab.slots import Rollout, Vocabulary
+from llmlab.training import companions, recipe
 from llmlab.training.feeds.acting import Actor
 
 SHORT = ["train.log_every=1", "optimizer.lr=1e-2", "train.checkpoint_every=10", "train.keep=9"]
@@ -80,10 +82,35 @@ def test_a_policy_learns_what_the_reward_model_prefers(judge, judged, column, at
 
 
 @pytest.mark.slow  # a run
-def test_ppo_with_a_sum_of_a_reward_model_and_a_rule(judged, column, tmp_path):
-    both = ["reward=sum", "reward.of=[model,length]", "reward.weights=[1,2]", "alignment=ppo", "budget.steps=60"]
-    record = run(tmp_path / "run", *judged, *both)
+def test_ppo_with_a_sum_of_a_reward_model_and_a_rule_and_a_critic_of_the_reward_model(judge, judged, column, tmp_path):
+    both = ["reward=sum", "reward.of=[model,length]", "reward.weights=[1,2]", f"models.critic={judge}"]
+    record = run(tmp_path / "run", *judged, *both, "alignment=ppo", "budget.steps=60")
     assert record["metrics"]["val_reward"] > column(tmp_path / "run", "reward")[0] + 1
+    assert record["models"]["critic"]["trains"] and record["models"]["critic"]["source"] == str(judge)
+
+
+def test_a_critic_begins_as_the_reward_model_or_as_the_run_begins(judge, judged):
+    whole, start = folder.load_model(judge)[0], folder.checkpoint_of(judge)
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    hidden = whole({"ids": ids}, heads={}).hidden
+
+    def critic(*words, start=None):
+        made = recipe.Recipe.from_config(compose([*judged, "alignment=ppo", *words]))
+        found = companions.begun(made.companions, start, made.model)[0]["critic"]
+        model = found.assemble(made.model)
+        build.materialise(model)
+        found.fill(model, seed=0)
+        return model.eval()
+
+    one = critic(f"models.critic={judge}")
+    want = hidden @ whole.heads["scalar"].out.weight[0]
+    torch.testing.assert_close(one({"ids": ids}, heads={"value": None}).heads["value"], want)
+    warm, first = critic(start=start), critic()
+    torch.testing.assert_close(warm({"ids": ids}, heads={}).hidden, hidden)
+    assert torch.equal(warm.heads["value"].out.weight, first.heads["value"].out.weight)
+    assert not torch.allclose(first({"ids": ids}, heads={}).hidden, hidden)
+    other = critic("models.critic=[model.n_layers=2]", start=start)
+    assert len(other.all_stacks()[0].layers) == 2
 
 
 def test_its_forwards_are_counted(judge, judged):
