@@ -1,4 +1,4 @@
-"""Runs whose reward is a finished reward model, one that prefers the answer 7."""
+"""Runs whose reward is a finished reward model, one that prefers digits to letters."""
 
 import json
 
@@ -19,17 +19,16 @@ from llmlab.slots import Rollout, Vocabulary
 from llmlab.training import companions, recipe
 from llmlab.training.feeds.acting import Actor
 
-SHORT = ["train.log_every=1", "optimizer.lr=1e-2", "train.checkpoint_every=10", "train.keep=9"]
-GRPO = ["alignment=grpo", "alignment.kl=none", "alignment.beta=0", "budget.steps=30"]
+SHORT = ["train.log_every=1", "optimizer.lr=5e-3", "train.checkpoint_every=10", "train.keep=9"]
+GRPO = ["alignment=grpo", "alignment.kl=none", "alignment.beta=0", "budget.steps=30", "train.batch_size=32"]
 
 
 @pytest.fixture(scope="module")
 def judge(task, tmp_path_factory):
     """A reward model that reads the tokens of `task`."""
     home = tmp_path_factory.mktemp("judge")
-    others = [c for c in "0123456789=abcdef" if c != "7"]
     lines = [
-        {"prompt": f"{'abcdef'[i % 6] * (1 + i % 3)}{i % 10}=", "answers": ["7", others[i % len(others)]]}
+        {"prompt": f"{'abcdef'[i % 6] * (1 + i % 3)}{i % 10}=", "answers": [str(i % 7), "=abcdef"[i % 5 + i % 3]]}
         for i in range(160)
     ]
     (home / "ranked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
