@@ -18,9 +18,7 @@ class Companion(TypedDict, total=False):
     copies: bool  # it is the trained model as that begins, frozen
     words: tuple[str, ...]  # of the model where none is chosen, as they are typed in models.ROLE
     warm: bool  # where none is chosen it begins with the weights of init_from too, but for its heads
-    heads_from: dict[
-        str, str
-    ]  # role: that of the head of a finished model as which it begins, where that has none of its own
+    heads_from: dict[str, str]  # role: of the head of a finished model that stands for it, where that model lacks it
 
 
 # fmt: off
