@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,7 +101,7 @@ def declared(slot: str, name: str, options: Mapping[str, Any]) -> Entry:
     if not others:
         raise UserError(f"{slot}.{option} is empty; name one part of the slot {slot} at least")
     each = [dict(o) for o in own.get(entry.attribute("joins_options")) or [{}] * len(others)]
-    listed = {entry.attribute("joins_options"): each}
+    listed: dict[str, Sequence[Any]] = {entry.attribute("joins_options"): each}
     if slot != "reward":
         called = own.get(entry.attribute("joins_names")) or others
         listed[entry.attribute("joins_names")] = called

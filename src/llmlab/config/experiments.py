@@ -19,10 +19,10 @@ LEARNED = ("tokenizer", "objective", "alignment")  # by which a model has its vo
 def words(typed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
     """Of the experiment that is typed, those that nothing else typed stands for. folders: with the groups of configs."""
     there = {o.get_key_element() for o in typed}
-    names = [o.value() for o in typed if o.key_or_group == GROUP and not o.is_delete()]
-    found = {}
-    for name in (n for value in names for n in ([value] if isinstance(value, str) else value or ())):
-        found |= dict(_of_file(str(name), folders))
+    found: dict[str, str] = {}
+    for value in [o.value() for o in typed if o.key_or_group == GROUP and not o.is_delete()]:
+        for name in value if isinstance(value, list) else [value]:
+            found |= dict(_of_file(str(name), folders))
     return [f"{key}={value}" for key, value in found.items() if key not in there]
 
 
