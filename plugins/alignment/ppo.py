@@ -40,7 +40,8 @@ class ProximalPolicyOptimization:
     temperature: at which answers are drawn, and learnt
     batches: optimizer steps that a rollout's answers last, each used once
     epochs: how often a rollout's answers are used
-    critic: a model of its own (models.critic), or a second head on the policy (shared)
+    critic: a model of its own, which begins with the weights of init_from, or as models.critic=RUN does, a reward model or a
+        critic; or a second head on the policy (shared)
     beta: weight of the KL; where it adapts, its first
     estimator: of the KL of a token
     target: KL of an answer to which beta adapts, by a tenth at most of the error of 0.2 a rollout; null: beta stays
@@ -62,7 +63,17 @@ class ProximalPolicyOptimization:
     collate = "pad"
     models: ClassVar[dict[str, Any]] = {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}
     when = {
-        "critic=own": {"models": {"critic": {"heads": {"value": "value"}, "trains": True, "words": ()}}},
+        "critic=own": {
+            "models": {
+                "critic": {
+                    "heads": {"value": "value"},
+                    "trains": True,
+                    "words": (),
+                    "warm": True,
+                    "heads_from": {"value": "scalar"},
+                }
+            }
+        },
         "critic=shared": {"heads": {"value": "value"}},
     }
     telling: ClassVar[tuple[dict[str, Any], ...]] = ({"lam": 0.5}, {"gamma": 0.5}, {"beta": 0.3}, {"clip": 0.1})

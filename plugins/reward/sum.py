@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llmlab.attributes import get
 from llmlab.errors import UserError
 from llmlab.registry import declared, load, register
 
@@ -20,11 +21,14 @@ class WeightedSum:
     options: of each, [{},{most: 20}]
     """
 
+    joins = "of"
+    joins_options = "options"
     small: ClassVar[dict[str, Any]] = {"of": ("exact", "length")}
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
         {"of": ("contains", "exact")},
         {"weights": (1.0, 0.5)},
         {"options": ({"field": "other"}, {"most": 2})},
+        {"of": ("model", "exact"), "weights": (2.0, 1.0)},
     )
 
     def __init__(
@@ -51,8 +55,21 @@ class WeightedSum:
                 raise UserError(f"reward.options: {name} has no option {other[0]}; it has {', '.join(known) or 'none'}")
         self.of = tuple(of)
         self.parts = [load("reward", name, dict(own))() for name, own in each]
+        self.models = {role: about for part in self.parts for role, about in _models(part).items()}
         self.needs = tuple(dict.fromkeys(field for part in self.parts for field in part.needs))
 
-    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
-        each = np.array([part.score(records, answers) for part in self.parts], np.float64)
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str], **judged: Any) -> list[float]:
+        """judged: the batch and the models of parts that work with models."""
+        each = np.array([part.score(records, answers, **_given(part, judged)) for part in self.parts], np.float64)
         return (self.weights @ each).tolist() if len(answers) else []
+
+
+def _models(part: Any) -> dict[str, Any]:
+    found: dict[str, Any] = get(part, "reward", "models")
+    return found
+
+
+def _given(part: Any, judged: Mapping[str, Any]) -> dict[str, Any]:
+    """What a part's `score` is given beside records and answers."""
+    models = _models(part)
+    return {name: judged[name] for name in ("batch", *models)} if models else {}

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union
 
 from llmlab.attribute import Attribute
 from llmlab.errors import near
-from llmlab.objective_attributes import OBJECTIVE
+from llmlab.objective_attributes import OBJECTIVE, Companion
 from llmlab.sizes import ModelConfig
 
 EVERY = "every slot"  # the key in `TABLE` of what any part may declare
@@ -166,6 +166,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     "alignment": OBJECTIVE,
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
+        "models": Attribute(dict[str, Companion], {}, "finished models that it judges with, by role"),
+        "joins": Attribute(str, "", "the option that lists other rewards: it judges with their models too"),
+        "joins_options": Attribute(str, "", "the option that lists the options of each of them"),
     },
     "optimizer": {},
     "schedule": {},

@@ -17,6 +17,8 @@ class Companion(TypedDict, total=False):
     shares: tuple[str, ...]  # of the trained model's tables: "embedding", and "position" where both have the same
     copies: bool  # it is the trained model as that begins, frozen
     words: tuple[str, ...]  # of the model where none is chosen, as they are typed in models.ROLE
+    warm: bool  # where none is chosen it begins with the weights of init_from too, but for its heads
+    heads_from: dict[str, str]  # role: of the head of a finished model that stands for it, where that model lacks it
 
 
 # fmt: off

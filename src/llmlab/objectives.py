@@ -284,7 +284,9 @@ class Reward(Protocol):
 
     `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
     answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
-    "prompt" that every record must have.
+    "prompt" that every record must have. `models`, if it is there, declares finished models by role, as an objective does: they
+    come as keyword arguments of `score`, and beside them `batch`, each prompt with its answer and the end token: `ids` (B, T),
+    padded at their end where `valid` (B, T) is False.
     """
 
     needs: Sequence[str]

@@ -13,13 +13,13 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import mixtures, source
-from llmlab.attributes import complete, fits, of_slot, strings
+from llmlab.attributes import complete, fits, merged, of_slot, strings
 from llmlab.errors import UserError, near
 from llmlab.slot_names import LISTED_SLOTS, SLOTS
 from llmlab.source import REQUIRED, Entry, Option
@@ -101,11 +101,17 @@ def declared(slot: str, name: str, options: Mapping[str, Any]) -> Entry:
     if not others:
         raise UserError(f"{slot}.{option} is empty; name one part of the slot {slot} at least")
     each = [dict(o) for o in own.get(entry.attribute("joins_options")) or [{}] * len(others)]
-    called = own.get(entry.attribute("joins_names")) or others
-    for key, values in ((entry.attribute("joins_options"), each), (entry.attribute("joins_names"), called)):
+    listed: dict[str, Sequence[Any]] = {entry.attribute("joins_options"): each}
+    if slot != "reward":
+        called = own.get(entry.attribute("joins_names")) or others
+        listed[entry.attribute("joins_names")] = called
+    for key, values in listed.items():
         if len(values) != len(others):
             raise UserError(f"{slot}.{key} has {len(values)} entries, but {slot}.{option} names {len(others)}")
     parts = [declared(slot, other, of_it) for other, of_it in zip(others, each, strict=True)]
+    if slot == "reward":
+        models = {role: about for part in parts for role, about in part.attribute("models").items()}
+        return replace(entry, attrs=merged(entry.attrs, {"models": models}))
     _check_heads(parts)
     attrs = mixtures.joined(entry.attrs, [(str(n), part.attrs) for n, part in zip(called, parts, strict=True)])
     return replace(entry, attrs=attrs)

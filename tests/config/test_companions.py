@@ -33,6 +33,29 @@ def test_a_size_in_the_words_is_not_that_of_the_runs_sizes():
     assert published.sizes.dim == 256 != nano.dim
 
 
+def test_words_change_the_model_of_an_experiment(tmp_path):
+    """Its family, its sizes and its parts, but for those that the words name."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: electra\n  - override /ffn: geglu\n"
+        "model: {dim: 48, n_layers: 3, n_heads: 4, dropout: 0.25}\n"
+    )
+
+    def found(*words, more=()):
+        overrides = ["experiment=own", *more, f"models.generator=[{','.join(words)}]"]
+        composed = compose(overrides, [str(tmp_path)])
+        return companions.spec_of(composed.companions["generator"]), composed.spec
+
+    one, own = found("norm=rmsnorm")
+    parts = one.stacks[0].layers[0].parts
+    assert one.sizes == own.sizes and (own.family, own.sizes.dim, own.sizes.dropout) == ("electra", 48, 0.25)
+    assert (one.family, parts["norm"].name, parts["ffn"].name) == ("electra", "rmsnorm", "geglu")
+    micro = compose(["model=electra", "size=micro"]).spec.sizes
+    assert found("size=micro")[0].sizes.dim == micro.dim and found("model.n_layers=1")[0].sizes.dim == 48
+    assert found("norm=rmsnorm", more=["model.dim=64"])[0].sizes.dim == 64
+    assert found("model=bert")[0].family == "bert"
+
+
 def test_a_role_has_default_words_which_the_config_then_states():
     nano = compose(["model=electra"])
     assert nano.cfg.objective["_part_"] == "rtd" and nano.cfg.models == {"generator": ["width=1/4"]}

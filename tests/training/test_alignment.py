@@ -94,6 +94,23 @@ def test_dpo_begins_at_ln_2_from_a_copy_that_is_recorded(dpo, sft):
     assert evaluate(run=str(dpo))["loss"] == pytest.approx(record["metrics"]["val_loss"], abs=1e-6)
 
 
+def test_a_reward_model_of_conversations_judges_and_criticises_the_model_that_it_began_with(
+    words, talks, sft, tmp_path
+):
+    """As docs/alignment.md has it: conversations, a reward model, PPO."""
+    run(tmp_path / "judge", *words, "alignment=reward", f"data.path={talks[1]}", f"init_from={sft}")
+    both = ["reward=model", f"models.reward={tmp_path / 'judge'}", f"models.critic={tmp_path / 'judge'}"]
+    short = ["alignment=ppo", "alignment.max_new=4", "train.batch_size=8", "train.sample=false"]
+    kept = [w for w in words if w.partition("=")[0] not in ("train.batch_size", "train.sample")]
+    record = run(tmp_path / "tuned", *kept, *short, *both, f"data.path={talks[0]}", f"init_from={sft}")
+    assert (
+        record["status"] == "completed" and record["models"]["critic"]["source"] == record["models"]["reward"]["source"]
+    )
+    with (tmp_path / "tuned/metrics.csv").open() as file:
+        kl = [float(row["kl"]) for row in csv.DictReader(file) if row["kl"]]
+    assert kl[0] == pytest.approx(0, abs=1e-5)  # it begins as the reference does
+
+
 @pytest.mark.parametrize("begins", [True, False], ids=["from a run", "from first values"])
 def test_a_run_that_goes_on_has_the_reference_that_it_began_with(words, talks, sft, dpo, begins, tmp_path):
     whole = dpo

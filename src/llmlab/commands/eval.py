@@ -116,6 +116,7 @@ def evaluate(
 
     from llmlab import measures
     from llmlab.config import schema
+    from llmlab.config.companions import judging
     from llmlab.data import Stream, loader, prepare
     from llmlab.data.packing import Packs
     from llmlab.data.question_windows import QuestionWindows
@@ -144,6 +145,7 @@ def evaluate(
         model, cfg, tokenizer = _foreign(hf)
         cfg.data.bos, models = bos, {}
     model = swapped(model, parts)
+    judges = {role: models.pop(role) for role in judging(cfg)}
     settings = as_dataclass(cfg.data, schema.Data)
     special, kind = needed(cfg), learned.reads(cfg)
     own = data is None and path is None
@@ -214,7 +216,7 @@ def evaluate(
                     corpus.vocabulary,
                     batch_size,
                 )
-                batches = Actor(*how).judgements(model, windows)  # type: ignore[arg-type]  # which the kind is
+                batches = Actor(*how).judgements(model, windows, judges)  # type: ignore[arg-type]  # which the kind is
             else:
                 batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
             for batch in batches:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from llmlab import registry
 from llmlab.config import heads, init_from, learned
 from llmlab.config.composed import Chosen, Composed, Declared
 from llmlab.config.layout import with_vocabulary
@@ -50,14 +51,28 @@ OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 
 
 def declared(cfg: DictConfig) -> dict[str, Declared]:
-    """The roles that what a run learns by declares. UserError in a line for a declaration that can't be meant."""
-    entry = learned.entry(cfg)
+    """The roles that what a run learns by and its reward declare. UserError in a line for one that can't be meant."""
+    found, judges = _of_part(learned.entry(cfg)), judging(cfg)
+    if both := [role for role in judges if role in found]:
+        raise UserError(f"{KEY}.{both[0]}: {learned.typed(cfg)} and reward={cfg.reward._part_} both name a model so")
+    return {**found, **judges}
+
+
+def judging(cfg: DictConfig) -> dict[str, Declared]:
+    """The roles of the models that the reward of a run judges with."""
+    if cfg.get("reward") is None:
+        return {}
+    found = _of_part(registry.of_node("reward", cfg.reward))
+    return {role: dataclasses.replace(about, trains=False, judges=True) for role, about in found.items()}
+
+
+def _of_part(entry: registry.Entry) -> dict[str, Declared]:
     models = entry.attribute("models")
     where = f"{entry.path}:{entry.line}: {entry.slot}={entry.name}"
     if not isinstance(models, dict):
         raise UserError(f"{where}: models must be a dict of roles, but is {models!r}")
     # By the dataclass, so that a new key need not be listed twice.
-    known = [f.name for f in dataclasses.fields(Declared) if f.name != "role"]
+    known = [f.name for f in dataclasses.fields(Declared) if f.name not in ("role", "judges")]
     found = {}
     for role, about in models.items():
         # Companions are handed to `loss` as keyword arguments beside `model` and `batch`.
@@ -109,18 +124,20 @@ def requested(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
 def resolve(
     composed: Composed,
     typed: Sequence[Override],
+    of_file: Sequence[Override],
     compose: Callable[[Sequence[str], Declared, Sequence[str]], Composed],
     published: Callable[[Sequence[str]], bool],
 ) -> dict[str, Chosen]:
     """The companions of a composed run, by role. UserError, a line a problem, for roles and words that can't be.
 
-    typed: overrides of the run. compose: of a companion, from its overrides, its declaration and its own words.
+    typed: overrides of the run. of_file: what its experiment chooses. compose: of a companion, from its overrides, its
+    declaration and its own words.
     published: whether overrides name both a published size and a size.
     """
     roles = declared(composed.cfg)
     _default(composed.cfg, roles, {str(o.key_or_group) for o in typed})
     chosen = requested(composed.cfg)
-    if problems := _unfit(learned.typed(composed.cfg), roles, chosen):
+    if problems := _unfit(composed.cfg, roles, chosen):
         raise UserError("\n".join(problems))
     found = {}
     for role, about in roles.items():
@@ -129,6 +146,11 @@ def resolve(
             found[role] = Chosen(about, source=_source(about, value))
             continue
         try:
+            if about.judges:
+                raise UserError(
+                    f"[{','.join(value)}] would be a model that has learnt nothing; give a finished one, {KEY}.{role}=RUN or "
+                    "hf=FOLDER"
+                )
             if value and about.copies:
                 raise UserError(
                     f"[{','.join(value)}] would be a model that has learnt nothing: leave it out, and it is this model as it "
@@ -136,7 +158,9 @@ def resolve(
                 )
             own = [_head_of(about, word) for word in value if not word.startswith(WIDTH)]
             words = [*_widths(composed.cfg.model, value, own), *own]
-            overrides = _inherited(typed, words, about, published)
+            # Values of an experiment are of its family, and the words may name another.
+            mine = [] if any(key_and_package(word)[0] == "model" for word in own) else of_file
+            overrides = _inherited([*mine, *typed], words, about, published)
             found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, own))
         except UserError as e:
             # Each line is printed as an error of its own, and has to say which companion it is about.
@@ -179,13 +203,16 @@ def _widths(model: DictConfig, words: Sequence[str], own: Sequence[str]) -> list
     return [f"model.{name}={size}" for name, size in sizes.items() if f"model.{name}" not in keys]
 
 
-def _unfit(objective: str, roles: Mapping[str, Declared], chosen: Mapping[str, object]) -> list[str]:
+def _unfit(cfg: DictConfig, roles: Mapping[str, Declared], chosen: Mapping[str, object]) -> list[str]:
+    objective = learned.typed(cfg)
     if unknown := [role for role in chosen if role not in roles]:
         if not roles:
             return [f"{KEY}.{unknown[0]}: {objective} works with no other model; leave it out"]
         return [f"{KEY}.{role}: {objective} has no such role; {near(role, roles)}" for role in unknown]
     return [
-        f"{objective} needs a model for the role {role}: {KEY}.{role}=[size=nano] is the run's own model with "
+        f"reward={cfg.reward._part_} judges with a finished model: {KEY}.{role}=RUN or hf=FOLDER"
+        if about.judges
+        else f"{objective} needs a model for the role {role}: {KEY}.{role}=[size=nano] is the run's own model with "
         f"these words changed{'' if about.shares else f', {KEY}.{role}=RUN or hf=FOLDER a finished one'}"
         for role, about in roles.items()
         if role not in chosen

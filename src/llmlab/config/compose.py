@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab import registry
 from llmlab.config import (
     companions,
+    experiments,
     explain,
     heads,
     hydra_config,
@@ -58,8 +59,13 @@ def compose(
     folders = [conf_dir(), *map(Path, config_dirs)]
     known = known_choices(config_dirs)
     typed, _ = explain.parse(overrides, known)
+    of_file, _ = explain.parse(experiments.words(typed, folders), known)
     found = companions.resolve(
-        composed, typed, companion, lambda words: bool(validate.published(explain.parse(words, known)[0], folders))
+        composed,
+        typed,
+        of_file,
+        companion,
+        lambda words: bool(validate.published(explain.parse(words, known)[0], folders)),
     )
     return dataclasses.replace(composed, companions=found)
 

@@ -44,7 +44,9 @@ class Checkpoint(Protocol):
 class Declared:
     """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own. words:
     those of the model where none is chosen; None: one has to be. copies: where none is chosen it is the trained model as that
-    begins."""
+    begins. warm: where none is chosen it begins, but for its heads, with the weights that the trained model begins with.
+    heads_from: role of a head -> that of a finished model's head which stands for it. judges: the run's reward works with it,
+    and not the objective."""
 
     role: str
     heads: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +54,9 @@ class Declared:
     shares: tuple[str, ...] = ()
     words: tuple[str, ...] | None = None
     copies: bool = False
+    warm: bool = False
+    heads_from: Mapping[str, str] = field(default_factory=dict)
+    judges: bool = False
 
 
 @dataclass(frozen=True)

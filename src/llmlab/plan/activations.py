@@ -90,6 +90,7 @@ def record(
         others = {
             role: as_declared(Model(c.spec, c.shared(model)).train(), c) for role, c in (companions or {}).items()
         }
+        of_loss = {r: each for r, each in others.items() if not (companions or {})[r].declared.judges}
         for each in (model, *others.values()):
             for module in each.modules():
                 for name, p in module._parameters.items():
@@ -117,7 +118,7 @@ def record(
         # Fake tensors are on the CPU, whatever the device that is planned; "cuda" would cast nothing of theirs.
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
             watched = batch_keys.Watched(batch)
-            loss = objective.loss(model, watched, **others)
+            loss = objective.loss(model, watched, **of_loss)
             total = loss.mean()
         batch_keys.check(watched, objective)
         recorder.ops.append(Op("backward"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from llmlab import registry
 from llmlab.config import devices, layout, learned, schema, traits
 from llmlab.config import spec as specs
+from llmlab.config.companions import judging
 from llmlab.data import stand_in
 from llmlab.errors import UserError
 from llmlab.model import build, flops
@@ -167,7 +168,10 @@ def _subject(
         # numpy draws them as uint32, and a config.json may claim any vocabulary.
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)
         cost = costs.estimate(
-            {costs.TRAINED: model, **models}, objective, stand_in.StandIns(objective, SAMPLES, length, ordinary)
+            {costs.TRAINED: model, **models},
+            objective,
+            stand_in.StandIns(objective, SAMPLES, length, ordinary),
+            judging(cfg),
         )
     else:
         source = length if spec.topology == "encoder_decoder" else None

@@ -34,7 +34,9 @@ def reopened(
     for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
         heads = {name: part.name for name, part in spec.heads.items()}
-        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]), copies=about.get("copies", False))
+        known = {name: about.get(name, False) for name in ("copies", "judges", "warm")}
+        begun_as = about.get("heads_from", {})
+        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]), heads_from=begun_as, **known)
         source, weights, sha256 = about["source"], about["weights"], about["sha256"]
         path = None if weights is None else Path(weights)
         # A companion that trains has its weights in the run's own checkpoint, once there is one.
@@ -86,6 +88,9 @@ class Recorded(TypedDict):
     weights: str | None
     sha256: str | None
     copies: NotRequired[bool]
+    judges: NotRequired[bool]
+    warm: NotRequired[bool]
+    heads_from: NotRequired[dict[str, str]]
 
 
 class Record(TypedDict):
@@ -106,7 +111,8 @@ def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> 
             "source": c.source,
             "weights": None if c.weights is None else str(c.weights),
             "sha256": c.sha256,
-            **({"copies": True} if c.declared.copies else {}),
+            **{name: True for name in ("copies", "judges", "warm") if getattr(c.declared, name)},
+            **({"heads_from": dict(c.declared.heads_from)} if c.declared.heads_from else {}),
         }
     return by_role
 
@@ -126,6 +132,7 @@ def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> l
         if companions[role].declared.copies and about["source"] in (None, "init_from"):
             origin = "the model as it begins"
         origin += ", begins with that of init_from" if companions[role].start is not None else ""
+        origin += ", begins with init_from" if companions[role].trunk is not None else ""
         texts.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {origin}")
     return texts
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 class Companion:
     """The model of a role. `weights`: of a finished one, the checkpoint or the Hugging Face folder that it begins with, which
     `source` names and whose tensors have `sha256`; None: first values, or those of the run's own checkpoint. `start`: the
-    checkpoint of another run that trained the same model in the same role, which init_from names."""
+    checkpoint of another run that trained the same model in the same role, which init_from names. `trunk`: what init_from
+    names, with whose weights it begins but for its heads."""
 
     declared: Declared
     spec: ModelSpec
@@ -44,6 +45,7 @@ class Companion:
     weights: Path | None = None
     sha256: str | None = None
     start: Path | None = None
+    trunk: Path | None = None
 
     @property
     def role(self) -> str:
@@ -93,12 +95,26 @@ class Companion:
             build.initialise(model, seed, rows=rows)
         elif self.weights is None:
             build.initialise(model, seed, self.prefix)
+        if self.trunk is not None:
+            weights = {n: t for n, t in read_weights(self.trunk, model).items() if not n.startswith("heads.")}
+            load(model, weights, f"init_from={self.trunk}: {KEY}.{self.role}", begins=True)
         if self.weights is None:
             return
-        weights = read_weights(self.weights, model)
+        weights = self._as_its_heads(read_weights(self.weights, model))
         lacking = tuple(f"heads.{role}." for role in model.heads)
         loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
         load(model, loaded, f"{KEY}.{self.role}={self.source}", begins=self.declared.copies)
+
+    def _as_its_heads(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of a head that stands for another one under the other's name."""
+        found = dict(weights)
+        for role, other in self.declared.heads_from.items():
+            if not any(name.startswith(f"heads.{role}.") for name in weights):
+                before = f"heads.{other}."
+                found |= {
+                    f"heads.{role}.{n.removeprefix(before)}": t for n, t in weights.items() if n.startswith(before)
+                }
+        return found
 
 
 def frozen(model: Model, companion: Companion) -> Model:
@@ -196,6 +212,7 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
     assert chosen.source is not None
     spec, weights = _read(chosen.source)
     roles = chosen.declared.heads
+    spec = _standing(spec, chosen.declared)
     if missing := [role for role in roles if role not in spec.heads]:
         has = ", ".join(f"{role}={part.name}" for role, part in spec.heads.items()) or "none"
         raise UserError(
@@ -203,9 +220,25 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
         )
     # A finished model may have more heads than the objective asks for; they would take memory for nothing.
     spec = replace(spec, heads={role: spec.heads[role] for role in roles})
+    if chosen.declared.trains:  # all of it does, the adapter that it was trained with merged
+        spec = replace(spec, adapter=None)
     check_objective(spec, objective, roles)
     source = init_from.absolute(chosen.source)
     return Companion(chosen.declared, spec, (), source, weights.absolute(), fingerprint(weights))
+
+
+def _standing(spec: ModelSpec, about: Declared) -> ModelSpec:
+    """With heads in the place of those that the role lacks, of the same weights."""
+    heads = dict(spec.heads)
+    for role, other in about.heads_from.items():
+        if role not in heads and other in heads:
+            part = PartSpec.with_defaults("head", about.heads[role])
+            # How many scores it gives, and of which tokens, is what one head has otherwise than the other.
+            same = {
+                k: v for k, v in heads[other].options.items() if k in part.options and k not in ("n_classes", "dropout")
+            }
+            heads[role] = replace(part, options={**part.options, **same})
+    return replace(spec, heads=heads)
 
 
 def _read(source: str) -> tuple[ModelSpec, Path]:
@@ -235,12 +268,15 @@ def begun(
     companions: Mapping[str, Companion], start: Path | None, trained: Model
 ) -> tuple[dict[str, Companion], tuple[str, ...]]:
     """The companions of a run that begins with the checkpoint `start`: those that train and have no weights of their own begin
-    with what it has for their roles, and copies with what the trained model begins with. And a note on each that it has, but
+    with what it has for their roles, else warm ones with the trunk of its model, and copies with what the trained model begins
+    with. And a note on each that it has, but
     of another model."""
     found, notes = dict(companions), []
     for role, copy in companions.items():
         if start is not None and copy.declared.copies and copy.weights is None:
             found[role] = replace(copy, source="init_from", weights=start.absolute(), sha256=fingerprint(start))
+        elif start is not None and copy.declared.warm and copy.weights is None and not copy.words:
+            found[role] = replace(copy, trunk=start)
     if start is None or run_folder.is_foreign(start):
         return found, ()
     # Else a shared embedding would be the trained one beside a companion that has yet to learn to read it.
@@ -250,7 +286,8 @@ def begun(
             continue
         own = companion.assemble(trained).state_dict(keep_vars=True)
         if build.mismatches(own, checkpoint.read_weights(start, role)):
-            notes.append(f"init_from: {KEY}.{role} begins anew, as its {role} is another model")
+            if found[role].trunk is None:
+                notes.append(f"init_from: {KEY}.{role} begins anew, as its {role} is another model")
         else:
             found[role] = replace(companion, start=start)
     return found, tuple(notes)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from llmlab import attributes, policy, registry
+from llmlab.config.composed import Declared
 from llmlab.data import collate
 from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
@@ -117,8 +118,11 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     ]
 
 
-def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
+def estimate(
+    models: Mapping[str, Model], objective: Objective, windows: Samples, judges: Mapping[str, Declared] | None = None
+) -> Cost:
     """The cost as samples from all over the text have it: lengths, rows of heads, separate documents. models: by role.
+    judges: those that the reward works with.
 
     UserError if documents are to be separate and the objective does not keep them, or a sample is longer than a model reads.
     """
@@ -137,8 +141,10 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
     rollout: Rollout | None = getattr(objective, "rollout", None)
     alike: dict[tuple[Any, ...], list[tuple[int, Pass]]] = {}
     for i, sample in enumerate(prepared):
-        generated = [] if rollout is None else [policy.generation(sample, rollout)]
-        for each in [*passes(objective, sample), *generated]:
+        rolled = (
+            [] if rollout is None else [policy.generation(sample, rollout), *_judged(sample, rollout, judges or {})]
+        )
+        for each in [*passes(objective, sample), *rolled]:
             key = (each.model, each.tokens, each.source, each.trained, each.places, each.memory, *each.heads)
             alike.setdefault(key, []).append((i, each))
     costs = []
@@ -164,6 +170,15 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
         )
         costs.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
     return Cost(flops.count_parameters(models[TRAINED]), tuple(costs), max(1, round(windows.tokens_per_sample)))
+
+
+def _judged(prepared: Mapping[str, Any], rollout: Rollout, judges: Mapping[str, Declared]) -> list[Pass]:
+    """An answer with its prompt as each of the reward's models reads it, once a rollout."""
+    tokens = len(prepared["ids"]) + 1  # the last too, which a policy does not read
+    return [
+        Pass(tokens, model=role, trained=False, heads=dict.fromkeys(about.heads), times=1 / rollout.epochs)
+        for role, about in judges.items()
+    ]
 
 
 def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Model:

@@ -132,12 +132,28 @@ class Offline(pl.LightningModule):
             load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
         for role, companion in self.companions.items():
             companion.fill(cast(Model, self.models[role]), self.seed, self.vectors)
-            if self.text is not None and companion.start is None and companion.weights is None:
+            if self.text is not None and all(
+                at is None for at in (companion.start, companion.trunk, companion.weights)
+            ):
                 build.spell(self.models[role], self.text)
 
     def on_train_start(self) -> None:
         for role, companion in self.companions.items():
             self.models[role].train(companion.trains)  # a strategy may have set the mode of all that it was given
+
+    @property
+    def others(self) -> dict[str, Model]:
+        """The companions that the objective works with, by role."""
+        return self._companions(judges=False)
+
+    @property
+    def judges(self) -> dict[str, Model]:
+        """Those that the reward works with."""
+        return self._companions(judges=True)
+
+    def _companions(self, judges: bool) -> dict[str, Model]:
+        chosen = (role for role, c in self.companions.items() if c.declared.judges == judges)
+        return {role: cast(Model, self.models[role]) for role in chosen}
 
     @property
     def trained(self) -> nn.Module:
@@ -209,8 +225,9 @@ class Offline(pl.LightningModule):
         are there."""
         assert self.model is not None
         watched = batch if self._keys_checked else batch_keys.Watched(batch)
-        loss = self.objective.loss(self.model, watched, **self.models)
-        losses.check(loss, self.objective, self.models.keys())
+        others = self.others
+        loss = self.objective.loss(self.model, watched, **others)
+        losses.check(loss, self.objective, others)
         if isinstance(watched, batch_keys.Watched):  # once: watching costs a call a key, and batches are alike
             batch_keys.check(watched, self.objective)
             losses.check_shown(loss, self.objective, self.counts_bytes)

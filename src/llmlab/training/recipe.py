@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmlab import measures, registry
 from llmlab.config import layout, learned, schema
 from llmlab.config import spec as specs
+from llmlab.config.companions import judging
 from llmlab.config.store import part_factory as part_factory
 from llmlab.data import Corpus, Stream, prepare
 from llmlab.data.records import Records
@@ -226,7 +227,7 @@ class Recipe:
         if companions is None:
             companions = resolve_companions(composed, model, corpus.vocabulary.size, corpus.tokenizer)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
-        costs, summary = cost.estimate(models, objective, read), trainable.summary(model)
+        costs, summary = cost.estimate(models, objective, read, judging(cfg)), trainable.summary(model)
         return cls(
             corpus, spec, objective, optimizer, schedule, models, costs, learns, summary, read, reward, companions
         )

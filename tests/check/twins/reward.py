@@ -141,5 +141,18 @@ def weighted(given: Given) -> dict[str, np.ndarray]:
         text = record[str(options.get("field", "answer"))].strip()
         return float(answer.strip() == text if name == "exact" else text in answer)
 
-    needs = tuple(str(options.get("field", "answer")) for name, _, options in each if name != "length")
+    needs = tuple(str(options.get("field", "answer")) for name, _, options in each if name in ("exact", "contains"))
+    if o["of"][0] == "model":
+        of_model, exact = (
+            each[0][1] * given.inputs["judged/reward"],
+            scored(given, lambda a, r: each[1][1] * one("exact", {}, a, r), needs),
+        )
+        return {k: v + of_model[int(k[7:]) :: N_RECORDS] if k != "needs" else v for k, v in exact.items()}
     return scored(given, lambda a, r: sum(w * one(n, own, a, r) for n, w, own in each), needs)
+
+
+@twin("reward", "model", source="Ouyang et al. 2022, section 3.5: the reward model's score is the reward")
+def model(given: Given) -> dict[str, np.ndarray]:
+    # In float32, as rewards are.
+    judged = given.inputs["judged/reward"]
+    return {"needs": np.zeros(len(FIELDS)), **{f"scores/{i}": judged[i::N_RECORDS] for i in range(N_RECORDS)}}

@@ -1,11 +1,15 @@
 """Runs of PPO: a critic that trains, a reference that does not, and what a checkpoint in the middle of an epoch holds."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 import ranks
 import torch
 from small_runs import numbers, run
 
-from llmlab.runs import checkpoint
+from llmlab.runs import checkpoint, record
 
 STEPS = 6
 SHORT = [f"budget.steps={STEPS}", "train.checkpoint_every=1", "train.keep=9", "train.log_every=1", "alignment=ppo"]
@@ -47,6 +51,22 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch_or_between_two_rollouts(whole
     assert numbers(copy) == numbers(folder)
     for role in ("model", "critic"):
         assert all(torch.equal(t, weights(folder, role)[name]) for name, t in weights(copy, role).items())
+
+
+@pytest.mark.slow  # a process of its own, which imports Lightning
+def test_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_numbers(whole, task, tmp_path):
+    folder, killed = whole[0], tmp_path / "killed"
+    words = list({w.partition("=")[0]: w for w in [*task, *SHORT, "train.micro_batch_size=2"]}.values())
+    command = [sys.executable, "-m", "llmlab", "train", *words, f"hydra.run.dir={killed}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (found := checkpoint.all_of(killed / "checkpoints") if killed.exists() else []):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert 0 < checkpoint.step_of(found[-1]) < 4  # two epochs of two steps
+    run(killed, f"resume={killed}")
+    assert record.read(killed)["resumed"] == 1 and numbers(killed) == numbers(folder)
 
 
 @pytest.mark.slow  # a run

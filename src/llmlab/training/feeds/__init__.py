@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
 
 from llmlab.model.model import Model
 
@@ -22,9 +21,12 @@ class Learner(Protocol):
     """The module that is fed, as its feed sees it."""
 
     model: Model | None
-    models: nn.ModuleDict  # companions, by role
     trainer: pl.Trainer
 
+    @property
+    def others(self) -> dict[str, Model]: ...  # companions of the objective, by role
+    @property
+    def judges(self) -> dict[str, Model]: ...  # and of the reward
     @property
     def strategy(self) -> ByPath: ...
     @property

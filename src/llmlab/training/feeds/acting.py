@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from llmlab import attributes
+from llmlab.data import collate
 from llmlab.data.template import Template
 from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from llmlab.training.feeds import Batch
 
 GREEDY = Sampling(temperature=0)  # validations that draw would differ from one to the next
+NONE: Mapping[str, Any] = {}  # no models
 CHECKED = 10_000  # records that are looked at before a run, all others as they are met
 
 
@@ -92,14 +94,16 @@ class Actor:
             at_once=self.at_once,
         )
 
-    def scores(self, prompts: Sequence[Prompt], written: Sequence[Answer]) -> list[float]:
-        """The reward of each answer. UserError for what is no number."""
+    def scores(
+        self, prompts: Sequence[Prompt], written: Sequence[Answer], judges: Mapping[str, Model] = NONE
+    ) -> list[float]:
+        """The reward of each answer. UserError for what is no number. judges: the models that the reward works with."""
         # Special tokens are left out by the decoder: a rule that compares texts would see the end token in each.
         texts = [self.tokenizer.decode(answer.ids) for answer in written]
         for p in prompts:
             _needed(self.reward, p["rest"])
         records = [{**p["rest"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
-        scores = [float(score) for score in self.reward.score(records, texts)]
+        scores = [float(score) for score in self._scored(records, texts, prompts, written, judges)]
         # NaN or infinity would be in the advantages of a whole group, and from there in all weights.
         if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
             name = type(self.reward).__name__
@@ -108,15 +112,42 @@ class Actor:
             )
         return scores
 
-    def judgements(self, model: Model, prompts: Prompts) -> Iterator[Batch]:
+    def _scored(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        texts: Sequence[str],
+        prompts: Sequence[Prompt],
+        written: Sequence[Answer],
+        judges: Mapping[str, Model],
+    ) -> Sequence[float]:
+        if not judges:
+            return self.reward.score(records, texts)
+        score: Callable[..., Sequence[float]] = self.reward.score
+        device, found = next(next(iter(judges.values())).parameters()).device, list[float]()
+        for first in range(0, len(texts), self.at_once):
+            some = slice(first, first + self.at_once)
+            whole = [
+                {"ids": np.concatenate([p["prompt"], np.asarray(a.ids, np.int64)])}
+                for p, a in zip(prompts[some], written[some], strict=True)
+            ]
+            longest = max(
+                len(each["ids"]) for each in whole
+            )  # else a multiple of 8, which may be more than the model reads
+            batch = {name: t.to(device) for name, t in collate.batch(whole, "pad", most=longest).items()}
+            with torch.no_grad():
+                found += score(records[some], texts[some], batch=batch, **judges)
+        return found
+
+    def judgements(self, model: Model, prompts: Prompts, judges: Mapping[str, Model] = NONE) -> Iterator[Batch]:
         """`judged` of all prompts, some at once."""
         for first in range(0, len(prompts), self.at_once):
-            yield self.judged(model, [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))])
+            some = [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))]
+            yield self.judged(model, some, judges)
 
-    def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
+    def judged(self, model: Model, prompts: Sequence[Prompt], judges: Mapping[str, Model] = NONE) -> Batch:
         """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
         written = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
         return {
-            "reward": torch.tensor(self.scores(prompts, written), dtype=torch.float32),
+            "reward": torch.tensor(self.scores(prompts, written, judges), dtype=torch.float32),
             "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),
         }

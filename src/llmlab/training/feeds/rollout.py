@@ -151,7 +151,7 @@ class Rollouts(Feed):
                     [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
                 ),
                 "lengths": torch.tensor([len(a.ids) for a in written]),
-                "reward": torch.tensor(self.actor.scores(mine, written), dtype=torch.float32),
+                "reward": torch.tensor(self.actor.scores(mine, written, self._judges), dtype=torch.float32),
                 "truncated": torch.tensor([float(a.ids[-1] != eos) for a in written]),
                 "prompts": torch.tensor(at[share.start : share.stop]),
             }
@@ -192,7 +192,7 @@ class Rollouts(Feed):
             prepared = [self._sample(local, row, number, share[row]) for row in some]
             batch = {k: t.to(self.module.device) for k, t in collate.batch(prepared, "pad", most=self.seq_len).items()}
             with torch.no_grad():
-                values: Mapping[str, Tensor] = measure(model, batch, **self.module.models)
+                values: Mapping[str, Tensor] = measure(model, batch, **self.module.others)
             where = batch["labels"] != policy.IGNORED
             for name, value in values.items():
                 if value.dim() > 1:
@@ -202,6 +202,11 @@ class Rollouts(Feed):
                     value = wide.masked_scatter(there, value[where])
                 found.setdefault(name, []).append(value.float().cpu())
         return {name: torch.cat(values) for name, values in found.items()}
+
+    @property
+    def _judges(self) -> Mapping[str, Model]:
+        assert self.module is not None
+        return self.module.judges
 
     @contextmanager
     def _acting(self) -> Iterator[Model]:
@@ -223,7 +228,7 @@ class Rollouts(Feed):
                 first = (i * world + rank) * micro
                 prompts = [self.held_out[i] for i in range(first, min(first + micro, n))]
                 with self._acting() as model:
-                    judged = self.actor.judged(model, prompts)
+                    judged = self.actor.judged(model, prompts, self._judges)
                 yield judged
 
         return Sized(batches, make)

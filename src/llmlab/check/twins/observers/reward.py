@@ -1,15 +1,21 @@
 """Observer of rewards: each of ANSWERS is judged for each of six records.
 
 Inputs, arrays of text with an element for each of these pairs: `answers`, and the records' fields `answer`, `other`, `number`.
+Where it judges with models, `judged/ROLE`, the score that the model of that role gives each pair.
 Outputs: `scores/I`, the scores of all answers for record I; `needs` (3,), 1 for each of these fields that the part needs.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Mapping
 
+import numpy as np
+import torch
+
+from llmlab import attributes
 from llmlab.check.twins.observers.observed import Observed, build, options_of, sizes_of
 from llmlab.check.twins.settings import Setting
+from llmlab.slots import Output
 from llmlab.twins import Given
 
 ANSWERS = (
@@ -62,9 +68,23 @@ def observe(setting: Setting) -> Observed:
     answers = [answer for answer in ANSWERS for _ in range(N_RECORDS)]
     records = [{key: FIELDS[key][i % N_RECORDS] for key in FIELDS} | {"prompt": "3 + 4?"} for i in range(len(answers))]
     fields = {key: np.array([str(record[key]) for record in records]) for key in FIELDS}
-    scores = np.array(reward.score(records, answers))
+    judged = {
+        role: np.sin(np.arange(len(answers)) + i) for i, role in enumerate(attributes.get(reward, "reward", "models"))
+    }
+    ids = torch.arange(len(answers))[:, None]
+    more = {"batch": {"ids": ids, "valid": ids >= 0}} if judged else {}
+    scores = np.array(reward.score(records, answers, **more, **{role: _judge(of) for role, of in judged.items()}))
     outputs = {f"scores/{i}": scores[i::N_RECORDS] for i in range(N_RECORDS)}
     outputs["needs"] = np.array([float(key in reward.needs) for key in FIELDS])
-    return Observed(
-        Given(options_of(setting), sizes_of(setting), {"answers": np.array(answers), **fields}, {}), outputs
-    )
+    given = {"answers": np.array(answers), **fields, **{f"judged/{role}": of for role, of in judged.items()}}
+    return Observed(Given(options_of(setting), sizes_of(setting), given, {}), outputs)
+
+
+def _judge(scores: np.ndarray) -> Callable[..., Output]:
+    """A model whose text heads give each row the score of the number that it reads."""
+
+    def forward(batch: Mapping[str, torch.Tensor], heads: Mapping[str, None]) -> Output:
+        found = torch.from_numpy(scores)[batch["ids"][:, 0]][:, None]
+        return Output(hidden=found, heads=dict.fromkeys(heads, found), aux=None)
+
+    return forward
