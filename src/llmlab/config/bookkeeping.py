@@ -65,6 +65,7 @@ ADDED: dict[str, object] = {
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},
     "data.votes": "majority",
+    "alignment.resample": 0,
     # Options of objectives that were there before.
     **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders", "projection", "prefix", "mlp")},
     **{

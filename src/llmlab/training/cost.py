@@ -135,9 +135,10 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
             raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
         documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
     rollout: Rollout | None = getattr(objective, "rollout", None)
+    together: bool = attributes.get(objective, "objective", "together")
     alike: dict[tuple[Any, ...], list[tuple[int, Pass]]] = {}
     for i, sample in enumerate(prepared):
-        generated = [] if rollout is None else [policy.generation(sample, rollout)]
+        generated = [] if rollout is None else [policy.generation(sample, rollout, together)]
         for each in [*passes(objective, sample), *generated]:
             key = (each.model, each.tokens, each.source, each.trained, each.places, each.memory, *each.heads)
             alike.setdefault(key, []).append((i, each))

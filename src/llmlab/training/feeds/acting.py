@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from llmlab import attributes
+from llmlab.data import collate
 from llmlab.data.template import Template
 from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
@@ -21,7 +22,7 @@ from llmlab.slots import Rollout
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.model.model import Model
-    from llmlab.slots import Reward, Vocabulary
+    from llmlab.slots import Acts, Reward, Vocabulary
     from llmlab.training.feeds import Batch
 
 GREEDY = Sampling(temperature=0)  # validations that draw would differ from one to the next
@@ -40,9 +41,9 @@ class Prompts(Protocol):
     def __getitem__(self, i: int, /) -> Prompt: ...
 
 
-def check(prompts: Prompts, reward: Reward, model: Model) -> None:
+def check(prompts: Prompts, reward: Reward | None, model: Model) -> None:
     """UserError for prompts that lack what the reward needs, or that the model can't answer together."""
-    for i in range(min(len(prompts), CHECKED)):
+    for i in range(0 if reward is None else min(len(prompts), CHECKED)):
         _needed(reward, prompts[i]["rest"])
     spec = model.spec
     if not fits_padding(model, spec.sizes.max_positions):
@@ -52,7 +53,7 @@ def check(prompts: Prompts, reward: Reward, model: Model) -> None:
         )
 
 
-def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
+def _needed(reward: Reward | None, rest: Mapping[str, Any]) -> None:
     if missing := [name for name in attributes.get(reward, "reward", "needs") if name not in rest]:
         has = ", ".join(["prompt", *rest])
         another = "; reward.field=NAME names another" if hasattr(reward, "field") else ""
@@ -62,10 +63,11 @@ def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Actor:
-    """Writes answers to prompts and judges them. at_once: prompts that are answered together."""
+    """Writes answers to prompts and judges them. at_once: prompts that are answered together. reward: None of an objective that
+    learns from none: its answers are worth nothing."""
 
     how: Rollout
-    reward: Reward
+    reward: Reward | None
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     at_once: int
@@ -94,6 +96,8 @@ class Actor:
 
     def scores(self, prompts: Sequence[Prompt], written: Sequence[Answer]) -> list[float]:
         """The reward of each answer. UserError for what is no number."""
+        if self.reward is None:
+            return [0.0] * len(written)
         # Special tokens are left out by the decoder: a rule that compares texts would see the end token in each.
         texts = [self.tokenizer.decode(answer.ids) for answer in written]
         for p in prompts:
@@ -108,14 +112,22 @@ class Actor:
             )
         return scores
 
-    def judgements(self, model: Model, prompts: Prompts) -> Iterator[Batch]:
+    def judgements(self, model: Model, prompts: Prompts, objective: Acts) -> Iterator[Batch]:
         """`judged` of all prompts, some at once."""
         for first in range(0, len(prompts), self.at_once):
-            yield self.judged(model, [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))])
+            some = [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))]
+            yield self.judged(model, some, objective)
 
-    def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
-        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
+    def judged(self, model: Model, prompts: Sequence[Prompt], objective: Acts) -> Batch:
+        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation; of one that learns
+        from no reward the answers themselves, as it prepares them."""
         written = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
+        if self.reward is None and prompts:
+            samples = [
+                {"prompt": p["prompt"], "answer": np.array(a.ids), "log_probabilities": np.array(a.log_probabilities)}
+                for p, a in zip(prompts, written, strict=True)
+            ]
+            return dict(collate.batch([objective.prepare(s, np.random.default_rng(0)) for s in samples], "pad"))
         return {
             "reward": torch.tensor(self.scores(prompts, written), dtype=torch.float32),
             "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),
