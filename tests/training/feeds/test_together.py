@@ -32,7 +32,7 @@ def test_a_run_learns_shows_and_goes_on(name, words, at, column, tmp_path):
     folder = tmp_path / "run"
     record = run(folder, *words, *METHODS[name], "train.micro_batch_size=4")
     assert record["metrics"]["val_loss"] == -record["metrics"]["val_reward"]
-    assert all(column(folder, "grad_norm")) and len(set(column(folder, "reward"))) > 1
+    assert all(column(folder, "grad_norm")) and len(set(column(folder, "loss"))) == STEPS
     if name == "online_dpo":
         assert column(folder, "loss")[0] == pytest.approx(0.6931, abs=1e-4) and column(folder, "kl")[0] == 0
     assert evaluate(str(folder))["loss"] == pytest.approx(record["metrics"]["val_loss"])
