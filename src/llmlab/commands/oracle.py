@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmlab.oracle.run import Found
 
 USAGE = """\
-llmlab oracle alignment=NAME [alignment.OPTION=VALUE ...] [seeds=5] [bound=0.005] [tokens=2] [steps=300] [lr=0.1] [out=FOLDER]
+llmlab oracle alignment=NAME [alignment.OPTION=VALUE ...] [seeds=5] [bound=0.005] [tokens=2] [steps=300] [lr=0.2] [out=FOLDER]
 
 Trains a table of bigrams, a policy over nine answers of two tokens (or three of one), with the method from several seeds, and
 prints KL(pi || pi*): how far it ends from where it should. With a weight beta of the KL to the reference the best policy is
@@ -45,7 +45,7 @@ class Arguments:
     bound: float = 0.005
     tokens: int | None = None
     steps: int = 300
-    lr: float = 0.1
+    lr: float = 0.2
     out: str = FOLDER
     json: bool = False
 

@@ -12,7 +12,7 @@ from llmlab.commands import cli
 from llmlab.oracle import learning, run
 
 BETA, BOUND = 0.5, 5e-3
-SHORT = learning.Settings(160, 96, 0.1)
+SHORT = learning.Settings(220, 96, 0.2)
 SEEDS = [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2, 3, 4))]
 
 # Methods at their own options claim the best policy, but for the KL that grpo and dr_grpo have in another place.
