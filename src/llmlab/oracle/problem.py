@@ -15,7 +15,9 @@ from llmlab.oracle import bigrams
 from llmlab.oracle.bigrams import Bigrams
 from llmlab.slots import Objective
 
-SPREAD = 2.0  # standard deviation of rewards / beta: the best policy is neither the reference nor a single answer
+# Standard deviation of rewards / beta: the best policy is neither the reference nor a single answer. Of rewards it is 1 at
+# most: above, a preference is so certain that it does not tell by how much.
+SPREAD, MOST = 2.0, 1.0
 
 
 class Point(NamedTuple):
@@ -40,7 +42,7 @@ class Problem:
         special = len(attributes.get(objective, "objective", "special"))
         reference = Bigrams.drawn(seed, special).requires_grad_(False)
         n = len(bigrams.answers(length))
-        rewards = SPREAD * beta * np.random.default_rng(seed).normal(size=n)
+        rewards = min(SPREAD * beta, MOST) * np.random.default_rng(seed).normal(size=n)
         case = optima.Case(rewards, {"reference": reference.log_p(length)}, length)
         taught = Bigrams.of(optima.tilted(case, beta).log_p, length, special).requires_grad_(False)
         others = {

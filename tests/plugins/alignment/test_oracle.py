@@ -30,7 +30,7 @@ ELSEWHERE = {
     # The gradient of k3 is that of KL(reference || policy).
     "one token, k3 in the loss": ("grpo", {"advantage": "mean"}),
     "ipo": ("ipo", {}),
-    "simpo": ("simpo", {"margin": 0.0}),
+    "simpo": ("simpo", {"margin": 0.0, "beta": 2.0}),
     # A teacher is the best policy here.
     "a teacher": ("distill", {}),
 }
