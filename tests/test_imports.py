@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
+ALLOWED = {
+    "llmlab.divergences",
+    "llmlab.optima",
+    "llmlab.policy",
+    "llmlab.slots",
+    "llmlab.registry",
+    "llmlab.sizes",
+    "llmlab.errors",
+}
 
 PLUGIN_API = (
     "attribute",
@@ -29,13 +37,15 @@ PLUGIN_API = (
     "errors",
     "measures",
     "mixtures",
+    "divergences",
+    "optima",
     "policy",
     "record_kinds",
 )
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("api", "testing", "templates", "__main__", "commands"),  # doors: what is typed, and what `import llmlab` offers
-    ("plan", "report", "sweep", "check", "probing"),  # tools side by side
+    ("plan", "report", "sweep", "check", "probing", "oracle"),  # tools side by side
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),

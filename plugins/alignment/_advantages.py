@@ -7,14 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Rewards are kept in float32: sums of weighted rules that differ by their order alone are equal.
-EQUAL = 4 * np.finfo(np.float32).eps
-
-
-def without_spread(rewards_PS: np.ndarray) -> np.ndarray:
-    """(P,) bool: all answers to the prompt have the same reward, but for rounding."""
-    spread = rewards_PS.max(1) - rewards_PS.min(1)
-    return np.asarray(spread <= EQUAL * np.abs(rewards_PS).max(1))
+from llmlab.policy import without_spread
 
 
 def of_groups(rewards_PS: np.ndarray, how: str, eps: float = 0.0) -> np.ndarray:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, log_probabilities, prepared
+from llmlab.optima import Case, Optimum, best_answer, tilted, tilted_backwards
+from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, greedy, log_probabilities, prepared, without_spread
 from llmlab.registry import register
 from llmlab.slots import Answers, LanguageModel, Loss, Pass, Rollout, Vocabulary, auxiliary
 
-from ._advantages import of_groups, of_tokens, overlong, without_spread
+from ._advantages import of_groups, of_tokens, overlong
 from ._surrogate import aggregated, kl_estimate, log_ratios, surrogate
 
 
@@ -62,8 +63,8 @@ class PolicyGradient:
 
     In grpo and most kin an answer's advantage is its reward less the mean of those to its prompt, over their standard
     deviation. The upper bound of cispo is that of ScaleRL (Khatri et al. 2025, arXiv:2510.13786). Groups without spread are
-    counted; dapo's new prompts in their place are not drawn. reinforce with samples=1 compares an answer with all others of
-    the rollout.
+    counted; resample=N answers other prompts in their place, which dapo's paper does until there are none (dynamic sampling).
+    reinforce with samples=1 compares an answer with all others of the rollout.
 
     The loss of a validation is the negative mean reward of greedy answers. A step in which no answer is better than another,
     and whose loss has no KL, is not made. Shown: `reward` and `reward_std` (of a group, on average), `flat_groups` (the share
@@ -75,6 +76,7 @@ class PolicyGradient:
     temperature: at which answers are drawn, and learnt
     batches: optimizer steps that a rollout's answers last, each used once
     epochs: how often a rollout's answers are used
+    resample: times that other prompts are answered in place of those whose answers are all of one reward, at most
     advantage: rewards by the mean and standard deviation of their prompt's answers (group), by that mean (mean), by it and the
         standard deviation of the rollout (mean_batch), by the mean of the others (leave_one_out), or returns of tokens by the
         mean and standard deviation of the rollout's (batch)
@@ -111,6 +113,7 @@ class PolicyGradient:
         {"temperature": 0.5},
         {"batches": 3},
         {"epochs": 2},
+        {"resample": 2},
     )
 
     def __init__(
@@ -124,6 +127,7 @@ class PolicyGradient:
         temperature: float = 1.0,
         batches: int = 1,
         epochs: int = 1,
+        resample: int = 0,
         advantage: Literal["group", "mean", "mean_batch", "leave_one_out", "batch"] = "group",
         std_eps: float = 0.0,
         ratio: Literal["token", "sequence", "product"] = "token",
@@ -138,7 +142,7 @@ class PolicyGradient:
         overlong: float = 0.0,
         mask_truncated: bool = False,
     ):
-        self.rollout = Rollout(samples, max_new, temperature, batches, epochs)
+        self.rollout = Rollout(samples, max_new, temperature, batches, epochs, resample)
         self.vocabulary, self.eos = vocabulary.size, vocabulary.special.get("eos")
         self.advantage, self.std_eps, self.ratio, self.clip = advantage, std_eps, ratio, clip
         self.clip_low, self.clip_high, self.aggregation = clip_low, clip_high, aggregation
@@ -146,6 +150,12 @@ class PolicyGradient:
         self.estimator = estimator or ("k3" if kl == "loss" else "k1")
         self.mask_truncated = mask_truncated
         self._check(samples, length, estimator)
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        """Numbers of an answer that are shown as they are."""
+        more = {"kl": self.kl == "reward", "resampled": self.rollout.resample > 0}
+        return ("reward_std", "flat_groups", "truncated", *(name for name, there in more.items() if there))
 
     def _check(self, samples: int, length: int | None, estimator: str | None) -> None:
         """ValueError for options that can't be, or have no effect together."""
@@ -222,6 +232,22 @@ class PolicyGradient:
         found = {"advantage": advantages, **{name: of.repeat(answers.samples) for name, of in shown.items()}}
         return {**found, **({"kl": answers.measured["kl"]} if self.kl == "reward" else {})}
 
+    def optimum(self, case: Case) -> Optimum | None:
+        """With k1 in the reward all answers are worth the same there, whatever the advantage. In the loss the gradient of an
+        estimate is the KL's for a single token alone: of an answer's first it leaves out what follows from it."""
+        if self.rollout.temperature != 1:
+            return None
+        if self.kl in ("none", "shown") or not self.beta:
+            return best_answer(case)
+        if self.kl == "reward":
+            return tilted(case, self.beta) if self.estimator == "k1" else None
+        if case.length > 1 or self.advantage not in ("mean", "leave_one_out") or self.ratio != "token":
+            return None
+        # The mean of n answers has the answer itself in it: on average the advantage is (n - 1) / n of r - E[r].
+        n = self.rollout.samples
+        beta = self.beta * (n / (n - 1) if self.advantage == "mean" else 1.0)
+        return tilted(case, beta) if self.estimator == "k2" else tilted_backwards(case, beta)
+
     def advantages(self, rewards_PS: np.ndarray) -> np.ndarray:
         """(prompts, samples) -> the same, of rewards that have no penalty of single tokens."""
         if self.advantage == "batch":
@@ -234,8 +260,7 @@ class PolicyGradient:
     # ---------------------------------------------------------------- learning
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        shown = ("reward", "flat_groups", "reward_std", "truncated", *(["kl"] if self.kl == "reward" else []))
-        return prepared(sample, self.rollout.max_new, of_answers=shown)
+        return prepared(sample, self.rollout.max_new, ("reward", *self._shown))
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         n = int(prepared["answer_length"])
@@ -255,12 +280,12 @@ class PolicyGradient:
     def loss(
         self, model: LanguageModel, batch: Mapping[str, Tensor], *, reference: LanguageModel | None = None
     ) -> Loss:
+        if (judged := greedy(batch, "policy")) is not None:
+            return judged
         reward = batch["reward"].float()
         count = reward.new_tensor(len(reward))
         logs = {"reward": (reward.sum(), count), "answer_length": (batch["answer_length"].float().sum(), count)}
-        if "labels" not in batch:  # greedy answers of a validation
-            return Loss({"policy": (-reward.sum(), count)}, logs=logs)
-        logs |= {name: (batch[name].float().sum(), count) for name in ("reward_std", "flat_groups", "truncated")}
+        logs |= {name: (batch[name].float().sum(), count) for name in self._shown}
         found, lengths = self._scored(model, batch), batch["answer_length"]
         if self.mask_truncated:
             lengths = lengths * ~batch["truncated"].bool()
@@ -282,8 +307,6 @@ class PolicyGradient:
                 logs["kl"] = exact_kl(found.log_p, theirs.log_p).sum(), count
             if self.kl == "loss":
                 terms["penalty"] = mean(kl_estimate(found.now - theirs.now, self.estimator))
-        elif self.kl == "reward":
-            logs["kl"] = batch["kl"].float().sum(), count
         logs["entropy"] = entropies(found.log_p).sum(), tokens
         logs["clip_fraction"] = clipped.float().sum(), tokens
         weights = {"penalty": self.beta} if "penalty" in terms else {}

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, log_probabilities, prepared
+from llmlab.optima import Case, Optimum, best_answer, tilted
+from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, greedy, log_probabilities, prepared
 from llmlab.registry import register
 from llmlab.slots import Answers, LanguageModel, Loss, Output, Pass, Rollout, Vocabulary, auxiliary
 
@@ -159,6 +160,14 @@ class ProximalPolicyOptimization:
             **{name: np.full(len(lengths), of) for name, of in of_all.items()},
         }
 
+    def optimum(self, case: Case) -> Optimum | None:
+        """That of the whole answer's reward, as no reward counts less for coming later."""
+        if self.rollout.temperature != 1 or self.gamma != 1 or self.target is not None:
+            return None
+        if not self.coefficient:
+            return best_answer(case)
+        return tilted(case, self.coefficient) if self.estimator == "k1" else None
+
     def state(self) -> dict[str, float]:
         """What later rollouts depend on beside the weights."""
         return {} if self.target is None else {"coefficient": self.coefficient}
@@ -186,11 +195,11 @@ class ProximalPolicyOptimization:
         return [*learnt, *rolled]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss:
+        if (judged := greedy(batch, "policy")) is not None:
+            return judged
         reward = batch["reward"].float()
         count = reward.new_tensor(len(reward))
         logs = {"reward": (reward.sum(), count), "answer_length": (batch["answer_length"].float().sum(), count)}
-        if "labels" not in batch:  # greedy answers of a validation
-            return Loss({"policy": (-reward.sum(), count)}, logs=logs)
         found = self._scored(model, batch)
         then, returns = batch["value"][found.where], batch["return"][found.where]
         each, clipped = surrogate(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmlab.optima import Case, Optimum, normalised, tilted
 from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
 
@@ -161,9 +162,32 @@ class Preferences:
             )
         if margin and loss in ("ipo", "apo_zero", "sppo", "odds"):
             raise ValueError(f"alignment.margin={margin} has no effect with loss={loss}; leave it out")
-        self.of_pairs, self.beta, self.margin, self.smoothing = LOSSES[loss], beta, margin, label_smoothing
+        self.named, self.of_pairs, self.beta, self.margin, self.smoothing = (
+            loss,
+            LOSSES[loss],
+            beta,
+            margin,
+            label_smoothing,
+        )
         self.average, self.reference, self.size = average, reference, vocabulary.size
         self.weights, self.nll_over = {"preference": weight, **({"nll": nll} if nll else {})}, nll_over
+
+    def optimum(self, case: Case) -> Optimum | None:
+        """Known where all pairs can be met at once: each log-probability is that of the reference plus a score."""
+        if self.smoothing or self.margin or "nll" in self.weights or self.named not in ("sigmoid", "ipo"):
+            return None
+        # A mean over tokens moves by a share of what the sum moves by.
+        beta = self.beta / (case.length if self.average else 1)
+        if self.named == "ipo":
+            # Azar et al. 2023, equation 6 with the identity: how often an answer is preferred to a random one is its reward.
+            score, words = case.preferred.mean(1) / beta, f"exp(P(y preferred) / {beta:.4g}) / Z"
+        elif self.reference:
+            return tilted(case, beta)
+        else:
+            score, words = case.rewards / beta, f"exp(r(y) / {beta:.4g}) / Z"
+        if not self.reference:
+            return Optimum(normalised(score), words)
+        return Optimum(normalised(case.log_p["reference"] + score), f"pi_ref(y) {words}")
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return prepared_answers(sample)

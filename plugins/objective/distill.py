@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmlab.divergences import summed_divergence
 from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Output, Pass, Vocabulary, auxiliary
 
@@ -149,7 +150,7 @@ class Distillation:
         # A table may be rounded up to more rows than there are tokens, by another number in each model.
         student, theirs = (x[:, : self.size].float() for x in (logits, taught.heads["tokens"]))
         t = self.temperature
-        divergence = t**2 * _divergence(theirs / t, student / t, self.beta)
+        divergence = t**2 * summed_divergence(theirs / t, student / t, self.beta)
         agree = (student.detach().argmax(-1) == theirs.argmax(-1)).sum()
         found = token_loss(output, logits, labels[where])
         terms = {"nll": found.terms["nll"], "divergence": (divergence, where.sum())}
@@ -176,16 +177,3 @@ class Distillation:
             else:
                 found.append((a - b).square().mean(-1).sum())
         return torch.stack(found).sum()
-
-
-def _divergence(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
-    """The divergence of softmax(teacher) and softmax(student) (n, V), summed over n."""
-    log_p, log_q = F.log_softmax(teacher, -1), F.log_softmax(student, -1)
-    if beta == 0:
-        return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-    if beta == 1:
-        return F.kl_div(log_p, log_q, reduction="sum", log_target=True)
-    # log M by logaddexp: a sum of probabilities would underflow where both are small.
-    log_m = torch.logaddexp(log_p + torch.tensor(beta).log(), log_q + torch.tensor(1 - beta).log())
-    of_p, of_q = (F.kl_div(log_m, x, reduction="sum", log_target=True) for x in (log_p, log_q))
-    return beta * of_p + (1 - beta) * of_q

@@ -64,6 +64,10 @@ OBJECTIVE: Mapping[str, Attribute] = {
     "other": Attribute(bool, False, "a sample comes with another one that is drawn for it, under the key `other`"),
     "classes": Attribute(int, 0, "so many classes the labels of its records must have; 0: any number"),
     "segments": Attribute(int, 0, "of how many kinds of segments its samples are, which a model must tell apart"),
+    "together": Attribute(
+        bool, False, "of one that acts: it learns from all answers to a prompt at once, which are one sample"
+    ),
+    "judged": Attribute(bool, True, "of one that acts: a reward judges its answers"),
     "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
     "joint": Attribute(
         bool,

@@ -156,7 +156,8 @@ class Rollout:
     optimizer steps.
 
     samples: answers to each prompt, which the model writes at `temperature`, of at most `max_new` tokens. batches: optimizer
-    steps in which each answer is used once; epochs: how often.
+    steps in which each answer is used once; epochs: how often. resample: times that other prompts are answered in place of
+    those whose answers are all of one reward, at most.
     """
 
     samples: int
@@ -164,8 +165,13 @@ class Rollout:
     temperature: float = 1.0
     batches: int = 1
     epochs: int = 1
+    resample: int = 0
 
     def __post_init__(self) -> None:
+        if self.resample < 0:
+            raise ValueError(f"alignment.resample must be at least 0, but is {self.resample}")
+        if self.resample and self.samples < 2:
+            raise ValueError(f"alignment.resample={self.resample} has no effect with alignment.samples={self.samples}")
         for name in ("samples", "max_new", "batches", "epochs"):
             # ValueError: a part's constructor raises it, and what builds the part makes a line of it.
             if (value := getattr(self, name)) < 1:
@@ -243,9 +249,11 @@ class Objective(Protocol):
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
     record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,
     where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
-    targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
-    one of the trained model and of each companion over `ids` (and `source_ids`), heads at the targets. `loss(model, batch,
-    **companions)` -> Loss; companions are the models of `models`, by role. `writing(prepared)`, if it has one, -> Writing: at
+    targets in it, by term. `optimum(case)`, if it has one, -> where a policy ends in a case so small that it is known
+    (`llmlab.optima`), None where that is not. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one
+    sample; else it is one of the trained model and of each companion over `ids` (and `source_ids`), heads at the
+    targets. `loss(model, batch, **companions)` -> Loss; companions are the models of `models`, by role. `writing(prepared)`,
+    if it has one, -> Writing: at
     the end of a run and in `llmlab eval` a model's texts are compared with what is right. `best_spans(model, batch)`, if it has
     one, of questions -> (first, last, score, none), (B,) each: the same of answers in their contexts. `shown` (else 0): the
     share of targets whose answer the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is
@@ -267,11 +275,13 @@ class Objective(Protocol):
 class Acts(Objective, Protocol):
     """An objective that reads prompts and learns from answers of its own: an Objective with what follows.
 
-    rollout: how it rolls out. `measure(model, batch, **companions)`, if it has one, is asked of a rollout's answers, as
-    `prepare` and collation make batches of them, without gradients and before anything is learnt: by name (B, T) where the
-    labels are, or (B,). `credit(answers)` -> by name (N, A) of tokens or (N,) of answers: what `prepare` finds in a sample
-    beside "prompt", "answer", "log_probabilities", "reward" and "truncated"; "advantage" is among them. What later rollouts
-    depend on beside the weights, `state()` gives, plain values, and `load(state)` takes, if it has them.
+    rollout: how it rolls out. One that learns from the answers to a prompt `together` has a sample of each prompt, in which
+    "answers" and everything else are lists; a batch then is of so many prompts. `measure(model, batch, **companions)`, if
+    it has one, is asked of a rollout's single answers, as `prepare` and collation make batches of them, without gradients and
+    before anything is learnt: by name (B, T) where the labels are, or (B,). `credit(answers)` -> by name (N, A) of
+    tokens or (N,) of answers: what `prepare` finds in a sample beside "prompt", "answer", "log_probabilities", "reward" and
+    "truncated". What later rollouts depend on beside the weights, `state()` gives, plain values, and `load(state)` takes, if
+    it has them.
     """
 
     rollout: Rollout

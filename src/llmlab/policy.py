@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.objectives import Pass, Rollout
+from llmlab.objectives import Loss, Pass, Rollout
 from llmlab.values import Output
 
 IGNORED = -100  # the label of a token that is the prompt's
@@ -22,6 +22,9 @@ IGNORED = -100  # the label of a token that is the prompt's
 # router may send a token to another expert where two are as good as equal, which in bfloat16 moved one token in 500 by 2.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 COARSE = 0.1
+
+# Rewards are kept in float32: sums of weighted rules that differ by their order alone are equal.
+EQUAL = 4 * float(np.finfo(np.float32).eps)
 
 
 class Recomputed(NamedTuple):
@@ -66,11 +69,40 @@ def prepared(
     }
 
 
-def generation(prepared: Mapping[str, Any], rollout: Rollout) -> Pass:
-    """The cost of an answer's generation to a step that trains on it: token by token with a cache it is that of one forward,
-    and serves as many steps as there are epochs."""
-    heads = {"tokens": int(prepared["answer_length"])}
-    return Pass(len(prepared["ids"]), trained=False, heads=heads, times=1 / rollout.epochs)
+def without_spread(rewards_PS: np.ndarray) -> np.ndarray:
+    """(P,) bool: all answers to the prompt have the same reward, but for rounding."""
+    spread = rewards_PS.max(1) - rewards_PS.min(1)
+    return np.asarray(spread <= EQUAL * np.abs(rewards_PS).max(1))
+
+
+def answered(sample: Mapping[str, Any], rollout: Rollout) -> dict[str, Any]:
+    """A prompt with all answers to it, a list of them under "answers". One that has none yet, of which a plan asks, is taken to
+    get answers of `max_new` tokens that are worth nothing."""
+    n = rollout.samples
+    nothing = {"answers": [np.zeros(rollout.max_new, np.int64)] * n, "reward": [0.0] * n, "truncated": [0.0] * n}
+    drawn = {"log_probabilities": [np.zeros(rollout.max_new)] * n}
+    return {**nothing, **drawn, **sample}
+
+
+def generation(prepared: Mapping[str, Any], rollout: Rollout, together: bool = False) -> Pass:
+    """The cost of the generation of a sample's answers to a step that trains on it: token by token with a cache it is that of
+    one forward, and serves as many steps as there are epochs. together: a sample has all answers to a prompt."""
+    ids, labels = (
+        prepared[f"row_{name}"][0] if f"row_{name}" in prepared else prepared[name] for name in ("ids", "labels")
+    )
+    # At most as often as prompts may be drawn again.
+    times = (rollout.samples if together else 1) * (1 + rollout.resample) / rollout.epochs
+    return Pass(len(ids), trained=False, heads={"tokens": int((labels != IGNORED).sum())}, times=times)
+
+
+def greedy(batch: Mapping[str, Tensor], term: str) -> Loss | None:
+    """The loss of a validation, whose batches have the rewards of greedy answers alone: their negative mean, as the term."""
+    if "ids" in batch or "row_ids" in batch:
+        return None
+    reward = batch["reward"].float()
+    count = reward.new_tensor(len(reward))
+    logs = {"reward": (reward.sum(), count), "answer_length": (batch["answer_length"].float().sum(), count)}
+    return Loss({term: (-reward.sum(), count)}, logs=logs)
 
 
 def log_probabilities(

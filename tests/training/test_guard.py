@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from llmlab.errors import UserError
 from llmlab.training import guard
 from llmlab.training.step_metrics import Summary
 
@@ -13,6 +14,23 @@ def test_the_step_that_is_no_number_is_named(losses, norms, step):
     with pytest.raises(guard.Diverged) as error:
         guard.check(Summary(losses, norms, {}), 20, 5.0)
     assert error.value.step == step
+
+
+def test_bounds_of_ones_own_are_named_with_what_passed_them():
+    summary = Summary([1.0, 2.0], [1.0, 1.0], {"kl": 3.0})
+    guard.within(summary, 4, {"kl": 3.0, "loss": 1.5})
+    for bounds, said in [
+        ({"kl": 2.5}, "step 4: kl is 3, above train.stop_kl=2.5"),
+        ({"loss": 1.4}, "loss is 1.5, above"),
+    ]:
+        with pytest.raises(guard.Diverged, match=said):
+            guard.within(summary, 4, bounds)
+    with pytest.raises(guard.Diverged):
+        guard.within(Summary([1.0], [1.0], {"kl": math.nan}), 4, {"kl": 1.0})
+    with pytest.raises(
+        UserError, match="train.stop_kl=1: there is no kl in this run, which shows loss, reward; leave it out"
+    ):
+        guard.within(Summary([1.0], [1.0], {"reward": 0.0}), 4, {"kl": 1.0})
 
 
 def test_an_explosion_is_a_mean_three_times_the_first_loss():

@@ -273,6 +273,10 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
     if entry.attribute("halves"):
         words += [f"{slot}={part}" for slot, part in apart().items()]
     words += [f"models.{role}=[]" for role in entry.attribute("models")]  # companions are like the model itself
+    if "alignment" in items:
+        # A copy of the model, which a reference is, has no words.
+        others = registry.index()["alignment", items["alignment"]].attribute("models")
+        words += [f"models.{role}=[]" for role, of in others.items() if not of.get("copies")]
     if "objective" in items and items.get("mask", entry.attribute("mask")) != entry.attribute("mask"):
         words.append(f"mask={items['mask']}")
     return tuple(words)

@@ -54,6 +54,8 @@ def _words(command: str | None) -> list[str]:
         return groups()
     if command == "check":
         return [*(f"{slot}={name}" for slot in SLOTS for name in registry.names(slot)), *_keys(command)]
+    if command == "oracle":
+        return [*(f"alignment={name}" for name in registry.names("alignment")), *_keys(command)]
     return _keys(command)
 
 

@@ -211,12 +211,12 @@ def evaluate(
             if kind == "prompts":
                 how = (
                     objective.rollout,
-                    part_factory(cfg, "reward")(),
+                    part_factory(cfg, "reward")() if cfg.reward is not None else None,
                     corpus.tokenizer,
                     corpus.vocabulary,
                     batch_size,
                 )
-                batches = Actor(*how).judgements(model, windows, judges)  # type: ignore[arg-type]  # which the kind is
+                batches = Actor(*how).judgements(model, windows, objective, judges)  # type: ignore[arg-type]  # which the kind is
             else:
                 batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
             for batch in batches:

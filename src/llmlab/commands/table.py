@@ -44,6 +44,10 @@ COMMANDS = {
     "check": Command(
         "llmlab.commands.check:main", "test parts in combination with all others: llmlab check [SLOT=PART ...]"
     ),
+    "oracle": Command(
+        "llmlab.commands.oracle:main",
+        "train a method of alignment where its best policy is known: llmlab oracle alignment=NAME",
+    ),
     "wandb": Command(
         "llmlab.commands.workspace:main", "create a dashboard in Weights & Biases: llmlab wandb workspace [project=...]"
     ),

@@ -15,6 +15,8 @@ from llmlab.slot_names import LISTED_SLOTS
 
 # What a run is called, what it reports to, keeps and shows, and how its text is fetched.
 NO_NUMBERS = (
+    "train.stop_kl",
+    "train.stop_loss",
     "resume",
     "resume_from",
     "sweep",
@@ -41,6 +43,7 @@ NO_NUMBERS = (
 WATCHED = ("train.log_every", "train.validate_every")
 # Everything else. Devices and strategies change the last digits, and what a step costs.
 NUMBERS = (
+    "train.stop_kl", "train.stop_loss",
     "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
     "placement", "precision", "init_from", "init_tokenizer", "init_embedding", "train.batch_size", "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
@@ -62,9 +65,12 @@ ADDED: dict[str, object] = {
     "filter": {},
     "tokenizer.template": None,
     "train.learns": None,
+    "train.stop_kl": None,
+    "train.stop_loss": None,
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},
     "data.votes": "majority",
+    "alignment.resample": 0,
     # Options of objectives that were there before.
     **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders", "projection", "prefix", "mlp")},
     **{

@@ -52,7 +52,7 @@ POSITIVE: tuple[str, ...] = (
     "model.attention.clip_qkv",
 )
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
-POSITIVE += ("data.validation",)
+POSITIVE += ("data.validation", "train.stop_kl")
 MOST, MOST_FLOAT, MOST_SEED = 10**15, 10**30, 2**63 - 1
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 

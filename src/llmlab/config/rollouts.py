@@ -25,6 +25,8 @@ def problems(cfg: DictConfig) -> list[str]:
             return []
         return [f"reward={cfg.reward._part_}: {objective} reads no prompts, so nothing would change; leave it out"]
     lines = []
+    if cfg.reward is not None and not _judged(cfg):
+        lines.append(f"reward={cfg.reward._part_}: {objective} learns from no reward; leave it out")
     nodes = [("model", cfg.model), ("model.attention", cfg.model.attention), ("model.ffn", cfg.model.ffn)]
     for key, node in (*nodes, ("adapter", cfg.adapter or {})):
         if node.get("dropout"):
@@ -53,10 +55,15 @@ def problems(cfg: DictConfig) -> list[str]:
 
 def require_reward(cfg: DictConfig) -> None:
     """UserError for a run that has nothing to judge answers by. A model can be built and planned without."""
-    if cfg.reward is None and _acts(cfg) and not cfg.resume:
+    if cfg.reward is None and _acts(cfg) and _judged(cfg) and not cfg.resume:
         valid = ", ".join(registry.names("reward"))
         raise UserError(f"reward: {learned.typed(cfg)} needs one; reward=NAME ({valid})")
 
 
 def _acts(cfg: DictConfig) -> bool:
     return learned.reads(cfg) == "prompts"
+
+
+def _judged(cfg: DictConfig) -> bool:
+    judged: bool = learned.entry(cfg).attribute("judged")
+    return judged

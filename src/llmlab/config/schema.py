@@ -94,6 +94,10 @@ class Train:
     validate_every: Optional[int] = None  # optimizer steps; None: 10 times, or as often as a tenth of the time pays for
     validation_batches: Optional[int] = None  # None: all of the validation set
     log_every: int = 10  # optimizer steps
+    stop_kl: Optional[float] = (
+        None  # the run ends where the KL to the reference, a mean since the last row, is above it
+    )
+    stop_loss: Optional[float] = None  # the same of the training loss
     sample: Optional[bool] = None  # a text sample at the end; None: of a run of 100 steps or more
 
 

@@ -87,6 +87,12 @@ def _answered(objective: Objective, tokens: Array) -> dict[str, Any]:
     # An answer that leaves no room for a prompt would be a sample of nothing.
     longest = len(tokens) // 2 if rollout is None or rollout.max_new >= len(tokens) else rollout.max_new
     prompt, answer = tokens[: len(tokens) - longest], tokens[len(tokens) - longest :]
+    if rollout is not None and attributes.get(objective, "objective", "together"):
+        n = rollout.samples
+        drawn_of_each = {"log_probabilities": [np.full(len(answer), -5.0)] * n, "truncated": [0.0] * n}
+        # Each other one turned round, and each worth less than the one before.
+        own = {"answers": [answer[:: 1 - 2 * (i % 2)] for i in range(n)], "reward": [1.0 / (1 + i) for i in range(n)]}
+        return {"prompt": prompt, "rest": {}, **own, **drawn_of_each}
     drawn = {"log_probabilities": np.full(len(answer), -5.0), "advantage": 1.0, "reward": 1.0}
     return {"prompt": prompt, "rest": {}, "answer": answer, **drawn}
 

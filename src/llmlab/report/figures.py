@@ -103,7 +103,7 @@ def picture(table: Table) -> bytes | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    with _settings():
+    with drawing():
         # Handles of their own: all panels show the same variants, and one without a curve has no line to name.
         handles = [_handle(i, row) for i, row in enumerate(table.rows) if row.n]
         longest = max((len(str(h.get_label())) for h in handles), default=0)
@@ -143,7 +143,7 @@ def _compared(table: Table) -> list[tuple[int, Row]]:
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     # Imported here: matplotlib takes 0.3 s, which only a report that draws should cost.
     import matplotlib as mpl
 
@@ -172,7 +172,7 @@ def _figure(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    with _settings():
+    with drawing():
         figure = Canvas(figsize=(WIDTH, height), layout="constrained", facecolor="none")
         titles = draw(figure.add_subplot(), table)
         buffer = io.StringIO()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,19 @@ from llmlab.training.progress import Progress, Remaining
 class Journal(Callback):
     """A row of metrics.csv at the first optimizer step, every `log_every` and at each validation; stops a run that diverged."""
 
-    def __init__(self, folder: Path, progress: Progress, remaining: Remaining, *, log_every: int, tokens_per_step: int):
+    def __init__(
+        self,
+        folder: Path,
+        progress: Progress,
+        remaining: Remaining,
+        *,
+        log_every: int,
+        tokens_per_step: int,
+        bounds: Mapping[str, float],
+    ):
         self.metrics, self.timing = Table(folder / METRICS), Table(folder / TIMING)
         self.progress, self.remaining = progress, remaining
-        self.log_every, self.tokens_per_step = log_every, tokens_per_step
+        self.log_every, self.tokens_per_step, self.bounds = log_every, tokens_per_step, bounds
         self.initial: float | None = None  # loss of the run's first step
         self.loss: float | None = None  # the last logged
         self.final: dict[str, float] = {}  # the last validation
@@ -76,6 +85,7 @@ class Journal(Callback):
     def train_row(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
         summary = module.step_metrics.flush(module.reduce)
         self.initial = guard.check(summary, step, self.initial, scaled=scaled(trainer))
+        guard.within(summary, step, self.bounds)
         self.loss = summary.loss
         meter = self.meter
         assert meter is not None
@@ -105,6 +115,7 @@ class Journal(Callback):
         if len(module.step_metrics):
             summary = module.step_metrics.peek(module.reduce)
             self.initial = guard.check(summary, step, self.initial, exploding=False, scaled=scaled(module.trainer))
+            guard.within(summary, step, self.bounds)
 
     def on_validation_start(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
         if self.meter is not None:

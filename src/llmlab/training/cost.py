@@ -139,10 +139,13 @@ def estimate(
             raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
         documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
     rollout: Rollout | None = getattr(objective, "rollout", None)
+    together: bool = attributes.get(objective, "objective", "together")
     alike: dict[tuple[Any, ...], list[tuple[int, Pass]]] = {}
     for i, sample in enumerate(prepared):
         rolled = (
-            [] if rollout is None else [policy.generation(sample, rollout), *_judged(sample, rollout, judges or {})]
+            []
+            if rollout is None
+            else [policy.generation(sample, rollout, together), *_judged(sample, rollout, judges or {})]
         )
         for each in [*passes(objective, sample), *rolled]:
             key = (each.model, each.tokens, each.source, each.trained, each.places, each.memory, *each.heads)

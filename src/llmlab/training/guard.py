@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+from llmlab.errors import UserError
 from llmlab.training.step_metrics import Summary
 
 FACTOR, FLOOR = 3.0, 1.0
@@ -44,3 +46,18 @@ def check(
             last_step, f"the loss has exploded to {summary.loss:.4g}; it was {initial:.4g} at the first step"
         )
     return initial
+
+
+def within(summary: Summary, last_step: int, bounds: Mapping[str, float]) -> None:
+    """Diverged if a mean of these steps is above the bound that the user has set for its name; UserError for one that this
+    objective does not show."""
+    for name, bound in bounds.items():
+        value = summary.loss if name == "loss" else summary.logs.get(name)
+        if value is None:
+            shown = ", ".join(["loss", *summary.logs])
+            raise UserError(
+                f"train.stop_{name}={bound:g}: there is no {name} in this run, which shows {shown}; leave it out"
+            )
+        # Not `value > bound`: of a NaN both are false.
+        if not value <= bound:
+            raise Diverged(last_step, f"{name} is {value:.4g}, above train.stop_{name}={bound:g}")

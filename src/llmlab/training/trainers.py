@@ -90,7 +90,8 @@ def make(
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
     tokens_per_step = cut.batch_size * recipe.tokens_per_sample
     remaining = Remaining(last_step, tokens_per_step, intervals)
-    journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step)
+    bounds = {name: bound for name in ("kl", "loss") if (bound := cfg.train[f"stop_{name}"]) is not None}
+    journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step, bounds=bounds)
     interrupt = Interrupt(devices.world)
     saves = Checkpoints(
         folder / checkpoint.FOLDER,

@@ -1,6 +1,5 @@
 """PPO with a critic: advantages against their definition, the loss by loops, the best policy where it is known."""
 
-import bandits
 import numpy as np
 import pytest
 import torch
@@ -113,21 +112,6 @@ def test_the_loss_is_clipped_and_a_mean_over_tokens(critic, value_clip):
     for leaf in (logits, values):
         ours, by_hand = (torch.autograd.grad(x, leaf, retain_graph=True)[0] for x in (loss.mean(), want))
         torch.testing.assert_close(ours, by_hand, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2, 3, 4))])
-@pytest.mark.parametrize("critic", ["own", "shared"])
-def test_the_best_policy_is_found(seed, critic):
-    """Of two tokens: KL(pi || pi*) at the end, of more than 0.1 at the beginning."""
-    objective = part(
-        "alignment", "ppo", beta=0.5, whiten=False, value_clip=None, critic=critic, value_weight=1.0, lam=1.0
-    )(Vocabulary(bandits.TOKENS, {}), 16)
-    own = bandits.Bigrams(seed + 10) if critic == "own" else None
-    how = {"length": 2, "steps": 150, "lr": 0.1, "epochs": 2, "answers": 128}
-    policy, reference, rewards = bandits.trained(objective, seed, critic=own, **how)
-    target = bandits.best(reference, rewards, 0.5)
-    assert bandits.gap(reference, target, rewards) > 0.1
-    assert bandits.gap(policy, target, rewards) < 5e-3
 
 
 @pytest.mark.parametrize(

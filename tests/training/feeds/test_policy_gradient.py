@@ -1,5 +1,7 @@
 """Runs of GRPO and its kin: companions, resuming, cutting, ranks, and rewards that teach nothing."""
 
+import json
+
 import pytest
 import ranks
 import torch
@@ -109,3 +111,17 @@ def test_a_function_of_ones_own_judges_and_is_found_again_from_another_folder(ta
         run(
             tmp_path / "bad", *task, *SHORT, "alignment=rloo", "reward=function", "reward.path=own.py", "budget.steps=1"
         )
+
+
+def test_a_run_whose_kl_passes_a_bound_ends_and_keeps_what_was_good(whole, task, column, tmp_path):
+    kl = column(whole[0], "kl")
+    bound = (max(kl) + min(kl)) / 2
+    step = next(i for i, each in enumerate(kl, 1) if each > bound)
+    where = tmp_path / "run"
+    with pytest.raises(
+        UserError, match=rf"step {step}: kl is .*, above train.stop_kl=.*; the last good checkpoint is"
+    ) as e:
+        run(where, *task, *SHORT, *TOKENS, "train.micro_batch_size=2", f"train.stop_kl={bound:.9f}")
+    assert "\n" not in str(e.value)
+    assert checkpoint.step_of(checkpoint.all_of(where / "checkpoints")[-1]) == step - 1
+    assert json.loads((where / "run.json").read_text())["status"] == "failed"

@@ -1,5 +1,6 @@
 """A rollout is a function of the seed, its number and the weights: neither ranks nor micro-batches change it."""
 
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -216,3 +217,96 @@ def test_the_cost_of_a_rollout_is_that_of_its_generation():
     assert (trained.times, generated.times) == (1, 1 / 4)
     assert 8 * 4 * generated.flops() == pytest.approx(counter.get_total_flops(), rel=1e-3)
     assert trained.flops() == pytest.approx(3 * 4 * generated.flops(), rel=0.02)
+
+
+class Parity(Reward):
+    """All answers to a prompt of even number are worth the same."""
+
+    def score(self, records, answers):
+        lengths = super().score(records, answers)
+        return [x + 100 * i if r["number"] % 2 else 1.0 for i, (x, r) in enumerate(zip(lengths, records, strict=True))]
+
+
+class Exchange:
+    """What one rank gives all have, as in two processes."""
+
+    def __init__(self, world):
+        self.barrier, self.given = threading.Barrier(world), {}
+
+    def of(self, rank):
+        def gather(tensor):
+            self.given[rank] = tensor
+            self.barrier.wait()
+            found = torch.stack([self.given[r] for r in sorted(self.given)])
+            self.barrier.wait()
+            return found
+
+        return gather
+
+
+def test_prompts_of_equal_rewards_are_drawn_again_and_nothing_else_is(model):
+    once = feed(model, batch=12, micro=12, reward=Parity())._roll_out(0, 0, 1).rows
+    again = feed(model, batch=12, micro=12, reward=Parity(), resample=1)._roll_out(0, 0, 1).rows
+    many = feed(model, batch=12, micro=12, reward=Parity(), resample=20)._roll_out(0, 0, 1).rows
+    even = once["prompts"] % 2 == 0
+    assert 0 < even.sum() < len(even)
+    for name in ("prompts", "reward", "lengths"):
+        assert torch.equal(once[name][~even], again[name][~even]) and torch.equal(once[name][~even], many[name][~even])
+    assert torch.equal(again["resampled"], even.float())
+    assert (many["prompts"] % 2 == 1).all() and not torch.equal(again["prompts"], once["prompts"])
+    assert (many["prompts"].reshape(-1, 2)[:, 0] == many["prompts"].reshape(-1, 2)[:, 1]).all()
+    assert many["resampled"].max() > 1 and "resampled" not in once
+    # Two ranks, of whose shares the border is in the middle of a group.
+    both, exchange = {}, Exchange(2)
+
+    def rank(i):
+        made = feed(
+            model, batch=12, micro=6, world=2, reward=Reward(), rank_gathers=exchange.of(i), resample=2, samples=4
+        )
+        made.actor = replace(made.actor, reward=Even())
+        both[i] = made._roll_out(0, i, 2).rows
+
+    threads = [threading.Thread(target=rank, args=(i,)) for i in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    alone = feed(model, batch=12, micro=12, reward=Even(), resample=2, samples=4)._roll_out(0, 0, 1).rows
+    assert alone["resampled"].max() > 0
+    for name in ("prompts", "reward", "lengths", "resampled", "ids"):
+        assert torch.equal(both[0][name], both[1][name]) and torch.equal(both[0][name], alone[name]), name
+
+
+class Even(Reward):
+    """Of an answer and its prompt alone, whichever rank has it."""
+
+    def score(self, records, answers):
+        return [float(len(a)) if r["number"] % 2 else 1.0 for a, r in zip(answers, records, strict=True)]
+
+
+class Together(Objective):
+    together = True
+
+    def credit(self, answers):
+        return {}
+
+    def prepare(self, sample, rng):
+        assert len(sample["answers"]) == len(sample["reward"]) == len(sample["log_probabilities"]) == 2
+        return {
+            "row_ids": [np.concatenate([sample["prompt"], a])[:-1] for a in sample["answers"]],
+            "reward": np.array(sample["reward"], np.float32),
+        }
+
+    def targets(self, prepared):
+        return {"policy": 1}
+
+
+def test_answers_that_are_learnt_together_are_one_sample(model):
+    made = feed(model, batch=4, micro=2)
+    rows = made._roll_out(0, 0, 1).rows
+    made.objective = Together()
+    both = Rollouts(PROMPTS, PROMPTS, Together(), made.actor, seed=3, cut=Cut.make(2, 1, 1), steps=1, seq_len=16)
+    both.attach(made.module)
+    batches = list(both.train(0, 1, 0))
+    assert len(batches) == 2 and both.answers == 4 and torch.equal(both.held.rows["reward"], rows["reward"])
+    seen = sorted(tuple(b["reward"][0].tolist()) for b in batches)
+    assert seen == sorted(map(tuple, rows["reward"].reshape(2, 2).tolist()))
+    assert [int(b["counts"]["policy"]) for b in batches] == [2, 2] and batches[0]["row_ids"].shape[:2] == (1, 2)

@@ -22,7 +22,7 @@ from llmlab.slots import Rollout
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.model.model import Model
-    from llmlab.slots import Reward, Vocabulary
+    from llmlab.slots import Acts, Reward, Vocabulary
     from llmlab.training.feeds import Batch
 
 GREEDY = Sampling(temperature=0)  # validations that draw would differ from one to the next
@@ -42,9 +42,9 @@ class Prompts(Protocol):
     def __getitem__(self, i: int, /) -> Prompt: ...
 
 
-def check(prompts: Prompts, reward: Reward, model: Model) -> None:
+def check(prompts: Prompts, reward: Reward | None, model: Model) -> None:
     """UserError for prompts that lack what the reward needs, or that the model can't answer together."""
-    for i in range(min(len(prompts), CHECKED)):
+    for i in range(0 if reward is None else min(len(prompts), CHECKED)):
         _needed(reward, prompts[i]["rest"])
     spec = model.spec
     if not fits_padding(model, spec.sizes.max_positions):
@@ -54,7 +54,7 @@ def check(prompts: Prompts, reward: Reward, model: Model) -> None:
         )
 
 
-def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
+def _needed(reward: Reward | None, rest: Mapping[str, Any]) -> None:
     if missing := [name for name in attributes.get(reward, "reward", "needs") if name not in rest]:
         has = ", ".join(["prompt", *rest])
         another = "; reward.field=NAME names another" if hasattr(reward, "field") else ""
@@ -64,10 +64,11 @@ def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Actor:
-    """Writes answers to prompts and judges them. at_once: prompts that are answered together."""
+    """Writes answers to prompts and judges them. at_once: prompts that are answered together. reward: None of an objective that
+    learns from none: its answers are worth nothing."""
 
     how: Rollout
-    reward: Reward
+    reward: Reward | None
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     at_once: int
@@ -98,6 +99,8 @@ class Actor:
         self, prompts: Sequence[Prompt], written: Sequence[Answer], judges: Mapping[str, Model] = NONE
     ) -> list[float]:
         """The reward of each answer. UserError for what is no number. judges: the models that the reward works with."""
+        if self.reward is None:
+            return [0.0] * len(written)
         # Special tokens are left out by the decoder: a rule that compares texts would see the end token in each.
         texts = [self.tokenizer.decode(answer.ids) for answer in written]
         for p in prompts:
@@ -138,15 +141,26 @@ class Actor:
                 found += score(records[some], texts[some], batch=batch, **judges)
         return found
 
-    def judgements(self, model: Model, prompts: Prompts, judges: Mapping[str, Model] = NONE) -> Iterator[Batch]:
+    def judgements(
+        self, model: Model, prompts: Prompts, objective: Acts, judges: Mapping[str, Model] = NONE
+    ) -> Iterator[Batch]:
         """`judged` of all prompts, some at once."""
         for first in range(0, len(prompts), self.at_once):
             some = [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))]
-            yield self.judged(model, some, judges)
+            yield self.judged(model, some, objective, judges)
 
-    def judged(self, model: Model, prompts: Sequence[Prompt], judges: Mapping[str, Model] = NONE) -> Batch:
-        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
+    def judged(
+        self, model: Model, prompts: Sequence[Prompt], objective: Acts, judges: Mapping[str, Model] = NONE
+    ) -> Batch:
+        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation; of one that learns
+        from no reward the answers themselves, as it prepares them."""
         written = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
+        if self.reward is None and prompts:
+            samples = [
+                {"prompt": p["prompt"], "answer": np.array(a.ids), "log_probabilities": np.array(a.log_probabilities)}
+                for p, a in zip(prompts, written, strict=True)
+            ]
+            return dict(collate.batch([objective.prepare(s, np.random.default_rng(0)) for s in samples], "pad"))
         return {
             "reward": torch.tensor(self.scores(prompts, written, judges), dtype=torch.float32),
             "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),

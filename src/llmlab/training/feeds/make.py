@@ -23,7 +23,6 @@ def feed(cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Feed:
     if learned.reads(cfg) != "prompts":
         return Batches.from_config(cfg, recipe, cut, steps)
     corpus, objective, reward = recipe.corpus, cast(Acts, recipe.objective), recipe.reward
-    assert reward is not None
     prompts: Prompts = recipe.samples
     held_out: Prompts = samples(corpus, corpus.validation, recipe.objective, cfg.data.seq_len)
     for part in (prompts, held_out):

@@ -2,12 +2,13 @@
 
 Rollout r serves the optimizer steps from r * rollout.steps on. Its prompts, the draws of each answer, and the order of its
 answers in each epoch are functions of (seed, r, row), so they depend on neither ranks nor micro-batches; every rank holds
-the whole rollout, so that any can take any answer. N answers, A tokens of the longest.
+the whole rollout, so that any can take any answer. A sample is an answer or, of an objective that learns from them
+`together`, all answers to a prompt. N answers, A tokens of the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import policy
+from llmlab import attributes, policy
 from llmlab.data import collate
 from llmlab.data.loader import total
 from llmlab.data.order import indices
@@ -26,7 +27,7 @@ from llmlab.seeds import key
 from llmlab.slots import Acts, Answers
 from llmlab.training.cut import Cut
 from llmlab.training.feeds import Batch, Feed, Learner
-from llmlab.training.feeds.acting import Actor, Prompts
+from llmlab.training.feeds.acting import Actor, Prompt, Prompts
 
 if TYPE_CHECKING:
     from llmlab.model.model import Model
@@ -77,10 +78,12 @@ class Rollouts(Feed):
         self.prompts, self.held_out, self.objective, self.actor = prompts, held_out, objective, actor
         self.seed, self.cut, self.steps, self.seq_len, self.limit = seed, cut, steps, seq_len, limit
         self.how = objective.rollout
-        self.size = cut.batch_size * self.how.batches
+        self.together = attributes.get(objective, "objective", "together")
+        self.size = cut.batch_size * self.how.batches  # samples of a rollout
+        self.answers = self.size * (self.how.samples if self.together else 1)
         self.held: Held | None = None
         self.module: Learner | None = None
-        if self.size % self.how.samples:
+        if self.answers % self.how.samples:
             raise UserError(
                 f"alignment.samples={self.how.samples} must divide the {self.size} answers of a rollout: train.batch_size="
                 f"{cut.batch_size} x alignment.batches={self.how.batches}"
@@ -117,44 +120,44 @@ class Rollouts(Feed):
                     made["fresh"] = torch.tensor(True)
                 yield made
 
-    def _prepared(self, row: int) -> dict[str, Any]:
+    def _prepared(self, i: int) -> dict[str, Any]:
         assert self.held is not None
-        return self._sample(self.held.rows, row, self.held.number, row)
+        rows, number, n = self.held.rows, self.held.number, self.how.samples
+        if not self.together:
+            return self._prepare(self._answer(rows, i), number, i)
+        each = [self._answer(rows, row) for row in range(i * n, (i + 1) * n)]
+        names = {name: "answers" if name == "answer" else name for name in each[0] if name != "prompt"}
+        return self._prepare(
+            {"prompt": each[0]["prompt"], **{to: [a[name] for a in each] for name, to in names.items()}}, number, i
+        )
 
-    def _sample(self, rows: Mapping[str, Tensor], row: int, number: int, drawn: int) -> dict[str, Any]:
-        """An answer as the objective prepares it. drawn: its place in the rollout."""
+    def _answer(self, rows: Mapping[str, Tensor], row: int) -> dict[str, Any]:
         n = int(rows["lengths"][row])
         values = {name: of[row] for name, of in rows.items() if name not in ("prompts", "lengths", "ids")}
-        sample = {
+        return {
             "prompt": self.prompts[int(rows["prompts"][row])]["prompt"],
             "answer": rows["ids"][row, :n].numpy(),
             **{name: value[:n].numpy() if value.dim() else float(value) for name, value in values.items()},
         }
+
+    def _prepare(self, sample: dict[str, Any], number: int, drawn: int) -> dict[str, Any]:
+        """The sample as the objective prepares it. drawn: its place in the rollout."""
         return self.objective.prepare(sample, np.random.default_rng(key(self.seed, "prepare", number, drawn)))
 
     # ---------------------------------------------------------------- acting
 
     def _roll_out(self, number: int, rank: int, world: int) -> Held:
         """Each rank generates and scores its share; then all have all."""
-        groups = self.size // self.how.samples
+        groups = self.answers // self.how.samples
         at = indices(self.seed, number * groups + np.arange(groups), len(self.prompts)).repeat(self.how.samples)
-        share = range(rank * self.size // world, (rank + 1) * self.size // world)
+        share = range(rank * self.answers // world, (rank + 1) * self.answers // world)
         mine = [self.prompts[at[row]] for row in share]
         seeds = [key(self.seed, "rollout", number, row) for row in share]
         with self._acting() as model:
-            written = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
-            width, eos = self.how.max_new, self.actor.vocabulary.special.get("eos")
-            local = {
-                # All as wide as an answer may be: tensors that are gathered must have one shape on all ranks.
-                "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
-                "log_probabilities": torch.tensor(
-                    [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
-                ),
-                "lengths": torch.tensor([len(a.ids) for a in written]),
-                "reward": torch.tensor(self.actor.scores(mine, written, self._judges), dtype=torch.float32),
-                "truncated": torch.tensor([float(a.ids[-1] != eos) for a in written]),
-                "prompts": torch.tensor(at[share.start : share.stop]),
-            }
+            local = self._written(model, mine, seeds)
+            local["prompts"] = torch.tensor(at[share.start : share.stop])
+            if self.how.resample:
+                self._resample(model, local, number, share)
             measured = self._measured(model, local, number, share)
         assert self.module is not None
         strategy, device = self.module.strategy, self.module.device
@@ -179,17 +182,63 @@ class Rollouts(Feed):
         credit = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in self.objective.credit(answers).items()}
         return Held(number, {**rows, **credit})
 
+    def _written(self, model: Model, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Answers and their rewards, all as wide as an answer may be: tensors that are gathered must have one shape on all
+        ranks."""
+        written = self.actor.answers(model, prompts, seeds, Sampling(temperature=self.how.temperature))
+        width, eos = self.how.max_new, self.actor.vocabulary.special.get("eos")
+        return {
+            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
+            "log_probabilities": torch.tensor(
+                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
+            ),
+            "lengths": torch.tensor([len(a.ids) for a in written]),
+            "reward": torch.tensor(self.actor.scores(prompts, written, self._judges), dtype=torch.float32),
+            "truncated": torch.tensor([float(a.ids[-1] != eos) for a in written]),
+        }
+
+    def _resample(self, model: Model, local: dict[str, Tensor], number: int, share: range) -> None:
+        """Answers to other prompts in place of groups without spread, again and again (DAPO's dynamic sampling: Yu et al. 2025,
+        arXiv:2503.14476, equation 11). `resampled` is how often a group was. Which prompts follows from (seed, number, time,
+        group), so that all ranks take the same; each draws anew the rows of its share."""
+        assert self.module is not None
+        local["resampled"] = torch.zeros(len(share))
+        for time in range(1, self.how.resample + 1):
+            rewards = (
+                self.module.strategy.gather(local["reward"].to(self.module.device)).flatten().cpu().double().numpy()
+            )
+            flat = np.flatnonzero(policy.without_spread(rewards.reshape(-1, self.how.samples)))
+            other = {
+                int(group): int(
+                    np.random.default_rng(key(self.seed, "resample", number, time, int(group))).integers(
+                        len(self.prompts)
+                    )
+                )
+                for group in flat
+            }
+            mine = [i for i, row in enumerate(share) if row // self.how.samples in other]
+            if mine:
+                at = [other[share[i] // self.how.samples] for i in mine]
+                seeds = [key(self.seed, "rollout", number, share[i], time) for i in mine]
+                found = {**self._written(model, [self.prompts[i] for i in at], seeds), "prompts": torch.tensor(at)}
+                for name, rows in found.items():
+                    local[name][mine] = rows
+                local["resampled"][mine] += 1
+            if not other:
+                break
+
     def _measured(self, model: Model, local: Mapping[str, Tensor], number: int, share: range) -> dict[str, Tensor]:
         """What the objective measures of this rank's answers: (its share, max_new) of tokens, or (its share,)."""
         measure = getattr(self.objective, "measure", None)
         if measure is None:
             return {}
+        assert not self.together, "`measure` is of single answers"
         assert self.module is not None
         found: dict[str, list[Tensor]] = {}
         micro, n = self.cut.micro, len(share)
         for first in range(0, n, micro):
             some = range(first, min(first + micro, n))
-            prepared = [self._sample(local, row, number, share[row]) for row in some]
+            prepared = [self._prepare(self._answer(local, row), number, share[row]) for row in some]
             batch = {k: t.to(self.module.device) for k, t in collate.batch(prepared, "pad", most=self.seq_len).items()}
             with torch.no_grad():
                 values: Mapping[str, Tensor] = measure(model, batch, **self.module.others)
@@ -228,7 +277,7 @@ class Rollouts(Feed):
                 first = (i * world + rank) * micro
                 prompts = [self.held_out[i] for i in range(first, min(first + micro, n))]
                 with self._acting() as model:
-                    judged = self.actor.judged(model, prompts, self._judges)
+                    judged = self.actor.judged(model, prompts, self.objective, self._judges)
                 yield judged
 
         return Sized(batches, make)
