@@ -72,12 +72,14 @@ def test_an_adapter_changes_nothing_at_first_and_nothing_when_it_is_merged(base,
     torch.testing.assert_close(scores(merged), scores(model), atol=2e-6, rtol=1e-5)
 
 
-def test_only_the_adapter_learns_and_the_trunk_stays_bit_for_bit(base):
-    model = adapted(base, "dora")
+@pytest.mark.parametrize("name", ["dora", "ia3"])
+def test_only_the_adapter_learns_and_the_trunk_stays_bit_for_bit(base, name):
+    model = adapted(base, name)
     Filter(("adapter",)).apply(model)
     learning = [p for _, p, _ in roles.learning(model)]
-    wide = base.spec.sizes.ffn_dim
-    assert sum(p.numel() for p in learning) == 2 * (2 * (3 * (24 + 24) + 24) + 3 * (wide + 24) + 24)
+    wide, keys = base.spec.sizes.ffn_dim, len(base.state_dict()["stacks.main.layers.0.attention.k.weight"])
+    layer = {"dora": 2 * (3 * (24 + 24) + 24) + 3 * (wide + 24) + 24, "ia3": 2 * keys + wide}[name]
+    assert sum(p.numel() for p in learning) == 2 * layer
     before = {n: t.clone() for n, t in model.state_dict().items()}
     optimizer = torch.optim.AdamW(learning, lr=0.1)
     for _ in range(2):

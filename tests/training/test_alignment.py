@@ -128,7 +128,7 @@ def test_the_reference_beside_an_adapter_has_the_trained_models_own_weights(word
     run(half, *words, "trainer.max_steps=4")
     monkeypatch.setattr(module, "share_frozen", share)
     run(half, f"resume={half}", "trainer.max_steps=-1")
-    assert numbers(half) == numbers(whole) and losses(half) == losses(whole)
+    assert numbers(half) == numbers(whole)
 
 
 def test_words_that_would_make_an_untaught_reference_are_refused(words, talks, tmp_path):
