@@ -5,7 +5,7 @@ B prompts, R answers of the prompt that has most, n answers that there are, T to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -38,10 +38,32 @@ def prepared_answers(sample: Mapping[str, Any]) -> dict[str, Any]:
     prompt = np.asarray(sample["prompt"], np.int64)
     answers = [np.asarray(answer, np.int64) for answer in sample["answers"]]
     asked = np.full(len(prompt) - 1, IGNORED)
-    return {
-        "row_ids": [np.concatenate([prompt, answer])[:-1] for answer in answers],
-        "row_labels": [np.concatenate([asked, answer]) for answer in answers],
-    }
+    ids = [np.concatenate([prompt, answer])[:-1] for answer in answers]
+    labels = [np.concatenate([asked, answer]) for answer in answers]
+    return {"row_ids": ids, "row_labels": labels, **row_scores(sample, ids)}
+
+
+def row_scores(sample: Mapping[str, Any], rows: Sequence[np.ndarray]) -> dict[str, Any]:
+    """row_scores, lists of (T,) float32 where the sample has "scores": that of its answer at each token of a row."""
+    # Rows are padded by token, and have no other values.
+    found = sample.get("scores", ())
+    return (
+        {"row_scores": [np.full(len(r), s, np.float32) for r, s in zip(rows, found, strict=True)]} if len(found) else {}
+    )
+
+
+def preferred(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(i, j, which, gap) of the pairs of a prompt's answers: the numbers of the better and the worse (pairs,), (B, pairs) bool
+    where both are there and one is better, and by how much its score is higher, (B, pairs), 0 of records without scores."""
+    there = batch["row_valid"].any(-1)
+    i, j = torch.triu_indices(there.shape[1], there.shape[1], 1, device=there.device)
+    both = there[:, i] & there[:, j]
+    if "row_scores" not in batch:
+        return i, j, both, torch.zeros(both.shape, device=both.device)
+    scores = batch["row_scores"][..., 0]
+    gap = scores[:, i] - scores[:, j]
+    # Of a tie there is nothing to learn (InstructGPT: Ouyang et al. 2022, appendix A.1: ties are dropped).
+    return i, j, both & (gap > 0), gap
 
 
 def answer_passes(prepared: Mapping[str, Any], model: str = "model") -> list[Pass]:

@@ -14,7 +14,7 @@ from llmlab.optima import Case, Optimum, normalised, tilted
 from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
 
-from ._answers import IGNORED, Scored, answer_passes, prepared_answers, scored
+from ._answers import IGNORED, Scored, answer_passes, preferred, prepared_answers, scored
 
 
 class Pairs(NamedTuple):
@@ -109,7 +109,8 @@ class Preferences:
 
     ipo is of sums of log-probabilities, as its paper writes it; average=true makes them means, as TRL does.
     better and worse are log-probabilities of an answer less those of the reference, a frozen copy of the model as it begins.
-    Of K ranked answers all pairs are learnt, each prompt with one weight. row_ids and row_labels (R, T).
+    Of K ranked answers all pairs are learnt but for ties, each prompt with one weight. row_ids and row_labels (R, T), of
+    records with scores row_scores (R, T).
     """
 
     reads = "preferences"
@@ -209,8 +210,7 @@ class Preferences:
         if reference is not None:
             learnt = learnt - self._learnt(scored(reference, batch, self.size, learn=False))
         there = found.lengths > 0
-        i, j = torch.triu_indices(there.shape[1], there.shape[1], 1, device=there.device)
-        both = there[:, i] & there[:, j]
+        i, j, both, _ = preferred(batch)
         better, worse = learnt[:, i], learnt[:, j]
         # Where an answer is missing its sum is 0, which every loss takes: no NaN comes of what is masked.
         each = self.of_pairs(Pairs(better, worse, self.beta, self.margin, self.smoothing))

@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 Shape = Literal[
-    "text", "label", "messages", "texts", "words", "labels", "votes", "share", "answer", "place", "which", "flag"
+    "text",
+    "label",
+    "messages",
+    "texts",
+    "words",
+    "labels",
+    "votes",
+    "share",
+    "answer",
+    "place",
+    "which",
+    "flag",
+    "numbers",
 ]
 
 
@@ -20,9 +32,10 @@ class Field:
     shape: "text"; "label", a text or a whole number; "messages", a list of {"role", "content"}; "texts", a list of two or more;
     "words", a list of texts, and "labels", one for each; "votes", a list of labels, null where a voter abstains; "share", a
     number from 0 to 1; "answer", a text that stands in another field; "place", a number of characters; "which", the number of
-    one of "texts"; "flag", true or false. also: other keys under which it is looked for. parts: keys of texts that make the
-    list where it is not there. turns: keys of texts that make a conversation where there are no messages. cut: the end at which
-    it is shortened in a record that is too long.
+    one of "texts"; "flag", true or false; "numbers", a list of one for each of "texts". also: other keys under which it is
+    looked for. parts: keys of texts that make the list where it is not there. turns: keys of texts that make a conversation
+    where there are no messages. cut: the end at which it is shortened in a record that is too long. named: it is read where
+    `data.fields` names it alone.
     """
 
     name: str
@@ -32,6 +45,7 @@ class Field:
     parts: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
     cut: Literal["start", "end"] = "end"
+    named: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -53,7 +67,7 @@ class Kind:
     def __str__(self) -> str:
         """Words for what a record of it holds: "labelled records (text, label; optional text_b)"."""
         needed = [" and ".join(f.parts) or f.name for f in self.fields if f.required]
-        optional = [f.name for f in self.fields if not f.required]
+        optional = [f.name for f in self.fields if not f.required and not f.named]
         more = f"; optional {', '.join(optional)}" if optional else ""
         return f"{NOUNS.get(self.name, self.name + ' records')} ({', '.join(needed)}{more})"
 
@@ -121,7 +135,13 @@ KINDS: dict[str, Kind] = {
         Kind(
             "preferences",
             # "chosen" and "rejected" are the keys of Anthropic's hh-rlhf and of TRL.
-            (Field("prompt", cut="start"), Field("answers", "texts", parts=("chosen", "rejected"))),
+            (
+                Field("prompt", cut="start"),
+                Field("answers", "texts", parts=("chosen", "rejected")),
+                # Read where they are asked for alone: many files have such columns, and with ties pairs are left out.
+                Field("scores", "numbers", required=False, parts=("score_chosen", "score_rejected"), named=True),
+                Field("ranks", "numbers", required=False, named=True),
+            ),
             whole=True,
         ),
         # "completion" and "label" are the keys of TRL's unpaired preferences.

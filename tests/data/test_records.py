@@ -272,6 +272,39 @@ def test_what_the_other_kinds_hold(tmp_path):
     assert short[0]["prompt"].tolist() == ids["prompts"](r[0]["text"])[-3:]
 
 
+def test_scores_and_ranks_order_answers_and_are_read_where_they_are_named(tmp_path):
+    answers = ["good", "bad", "dull"]
+    made = [
+        {"prompt": w, "answers": answers, "scores": [0.5, 2, 0.5], "ranks": [2, 1, 2], "n": i}
+        for i, w in enumerate(WORDS * 3)
+    ]
+    tied = {"prompt": "slow", "answers": answers, "scores": [1, 1, 1], "ranks": [1, 1, 1]}
+    file = jsonl(tmp_path / "r.jsonl", [*made, tied])
+    plain = samples(opened(file, "preferences", split="position"))[0]
+    assert "scores" not in plain
+    for key, wanted in (("scores", [2, 0.5, 0.5]), ("ranks", [-1, -2, -2])):
+        corpus = opened(file, "preferences", split="position", fields={key: key})
+        assert sum(corpus.manifest["documents"].values()) == 30
+        found = samples(corpus)[0]
+        assert found["scores"].tolist() == wanted
+        encode = lambda text: [*corpus.tokenizer.encode(text), 0]  # noqa: B023, E731
+        assert [a.tolist() for a in found["answers"]] == [encode(a) for a in ("bad", "good", "dull")]
+    pair = {"prompt": "a", "chosen": "good", "rejected": "bad", "by_one": 1, "by_other": 2}
+    both = {"score_chosen": "by_one", "score_rejected": "by_other"}
+    for record, fields, said in (
+        (pair, both, "rejected has a better score than chosen"),
+        ({**made[0], "scores": [1, 2]}, {"scores": "scores"}, "has 3 answers, but 2 scores"),
+        (
+            {**made[0], "scores": [1, 2, "x"]},
+            {"scores": "scores"},
+            "scores must be a list of numbers, one for each answer",
+        ),
+        ({**made[0], "scores": None}, {"scores": "scores"}, "there is no scores in it"),
+        (made[0], {"scores": "scores", "ranks": "ranks"}, "has both scores and ranks"),
+    ):
+        assert said in refusal(jsonl(tmp_path / "b.jsonl", [record] * 5), "preferences", fields=fields)
+
+
 def test_packing_is_best_fit_decreasing():
     chance = np.random.default_rng(0)
     for room in (7, 30, 100):

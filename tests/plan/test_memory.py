@@ -119,6 +119,20 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not(small):
     assert none.micro == 0 and "strategy=fsdp" in none.advice
 
 
+def test_a_reference_beside_an_adapter_takes_no_weights_but_the_adapters():
+    words = [*SIZES, "model.n_layers=2", "data.seq_len=64", "alignment=dpo"]
+    with_adapter = subject.of_config(compose([*words, "adapter=lora"]))
+    training, counts = with_adapter.training, with_adapter.cost.parameters
+    own = 4 * (counts.total + counts.trainable)
+    # LoRA's tensors are what learns, and the copy's own.
+    assert memory.plan(training, memory.Where(), 1).weights == own
+    assert memory.plan(training, memory.Where("zero2", 2), 1).weights < 4 * 2 * counts.total
+    whole = subject.of_config(compose(words)).training
+    assert memory.plan(whole, memory.Where(), 1).weights == 2 * 4 * (counts.total - counts.trainable)
+    # Of sharded weights each rank has a shard of both models.
+    assert memory.plan(training, memory.Where("fsdp", 2), 1).weights >= 4 * counts.total
+
+
 @pytest.mark.parametrize(
     ("name", "options", "share"),
     [("mlm", {}, 0.15), ("mlm", {"pair": "sop"}, 0.15), ("rtd", {}, 0.15), ("clm", {}, 1.0)],

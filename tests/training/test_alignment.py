@@ -11,7 +11,9 @@ from small_runs import numbers, run
 from llmlab.commands.eval import evaluate
 from llmlab.commands.export import export
 from llmlab.errors import UserError
+from llmlab.model import adapters
 from llmlab.runs import checkpoint, folder
+from llmlab.training import module
 
 pytestmark = pytest.mark.slow
 OFTEN = ["train.log_every=1", "train.validate_every=4", "train.checkpoint_every=4", "train.keep=9", "budget.steps=8"]
@@ -121,6 +123,27 @@ def test_a_run_that_goes_on_has_the_reference_that_it_began_with(words, talks, s
     half = tmp_path / "half"
     more = [f"init_from={sft}"] if begins else []
     run(half, *words, "alignment=dpo", f"data.path={talks[1]}", *more, "trainer.max_steps=4")
+    run(half, f"resume={half}", "trainer.max_steps=-1")
+    assert numbers(half) == numbers(whole)
+
+
+def test_the_reference_beside_an_adapter_has_the_trained_models_own_weights(words, talks, sft, tmp_path, monkeypatch):
+    words = [*words, "alignment=dpo", "adapter=lora", f"data.path={talks[1]}", f"init_from={sft}"]
+    whole, half, seen = tmp_path / "whole", tmp_path / "half", []
+    share = module.share_frozen
+
+    def watched(copy, trained, companion):
+        share(copy, trained, companion)
+        there = {id(p) for p in trained.parameters()}
+        seen.append({adapters.MARK in path for path, p in copy.named_parameters() if id(p) not in there})
+
+    monkeypatch.setattr(module, "share_frozen", watched)
+    run(whole, *words)
+    assert seen == [{True}]
+    # A copy of all of it, and a run that goes on, compute the same to the last digit.
+    monkeypatch.setattr(module, "share_frozen", lambda *_: None)
+    run(half, *words, "trainer.max_steps=4")
+    monkeypatch.setattr(module, "share_frozen", share)
     run(half, f"resume={half}", "trainer.max_steps=-1")
     assert numbers(half) == numbers(whole)
 

@@ -45,7 +45,8 @@ WATCHED = ("train.log_every", "train.validate_every")
 NUMBERS = (
     "train.stop_kl", "train.stop_loss",
     "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
-    "placement", "precision", "init_from", "init_tokenizer", "init_embedding", "train.batch_size", "train.micro_batch_size",
+    "placement", "precision", "init_from", "init_tokenizer", "init_embedding", "init_adapter", "train.batch_size",
+    "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
     "data.split", "data.separate_documents", "data.max_documents", "data.votes", "data.field", "data.fields", "data.bos",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time",
@@ -59,6 +60,7 @@ NUMBERS = (
 ADDED: dict[str, object] = {
     "models": {},
     "init_embedding": None,
+    "init_adapter": None,
     "adapter": None,
     "alignment": None,
     "reward": None,
@@ -78,6 +80,7 @@ ADDED: dict[str, object] = {
     },
     **{f"objective.{key}": "none" for key in ("pair", "mode")},
     **{f"objective.{key}": [-1] for key in ("layers", "teacher_layers")},
+    "alignment.score_margin": 0,
     "objective.max_answer": 30,
     "objective.ngram": 1,
     "objective.short": None,

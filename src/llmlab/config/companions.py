@@ -44,6 +44,7 @@ ROOT += (
     "schedule",
     "init_from",
     "init_embedding",
+    "init_adapter",
     KEY,
 )  # other words of a run
 # What `size=` states, so that a typed one gives way to the size of a companion's own words.

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
+    from llmlab.config.spec import ModelSpec
+
 
 def compose(
     overrides: Sequence[str] = (),
@@ -43,13 +45,23 @@ def compose(
     *,
     strict: bool = True,
     reader: Callable[[str], Checkpoint] | None = None,
+    adapter: Callable[[str, ModelSpec, Sequence[Override]], list[str]] | None = None,
 ) -> Composed:
     """Compose and check. UserError with one line for each problem; nothing is built and torch is not imported.
 
     strict: a trait among the overrides that no chosen part can honour is a problem. reader: the checkpoint that
-    init_from=hf=NAME names, without which it can't be composed (`llmlab.runs.compose` hands it in).
+    init_from=hf=NAME names, without which it can't be composed (`llmlab.runs.compose` hands it in). adapter: likewise the
+    overrides that init_from.adapter=FOLDER stands for, from the folder, the model without them and what was typed.
     """
-    composed, overrides = _whole(overrides, config_dirs, strict, reader)
+    composed, whole = _whole(overrides, config_dirs, strict, reader)
+    if (folder := composed.cfg.init_adapter) is not None and not composed.cfg.resume and adapter is not None:
+        assert composed.spec is not None
+        own = adapter(folder, composed.spec, explain.parse(whole, known_choices(config_dirs))[0])
+        named = {word.partition("=")[0] for word in own}
+        kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] not in named]
+        brought, whole = _whole([*kept, *own], config_dirs, strict, reader)
+        composed = dataclasses.replace(brought, overrides=composed.overrides)
+    overrides = whole
     if composed.cfg.resume:  # its companions are those of the run
         return composed
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 # llmlab is tested on these; Lightning also knows tpu and mps.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+SHARDED = ("fsdp", "fsdp_tp", "zero3", "zero3_offload")  # no device holds all weights
 STRATEGIES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)
 NEEDS_GPU = "precision=16-mixed needs a GPU; on a CPU choose precision=bf16-mixed"
 

@@ -11,7 +11,11 @@ from llmlab.config.spelling import quoted
 # "hf:" needs no quotes in Hydra's grammar, "hf=" is what the other commands take.
 PREFIXES = ("hf=", "hf:")
 # Keys that are typed below init_from, which is a text and has none below it.
-TYPED = {"init_tokenizer": "init_from.tokenizer", "init_embedding": "init_from.embedding"}
+TYPED = {
+    "init_tokenizer": "init_from.tokenizer",
+    "init_embedding": "init_from.embedding",
+    "init_adapter": "init_from.adapter",
+}
 
 
 def hf_name(value: str | None) -> str | None:
@@ -25,7 +29,7 @@ def normalise(override: str) -> str:
     key, equals, value = override.partition("=")
     key = next((k for k, typed in TYPED.items() if typed == key.lstrip("+")), key)
     override = f"{key}{equals}{value}"
-    if key.lstrip("+") not in ("init_from", "init_embedding"):
+    if key.lstrip("+") not in ("init_from", "init_embedding", "init_adapter"):
         return override
     if (name := hf_name(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
         return f"{key}={quoted(value)}" if "=" in value and value[0] not in "'\"\\" else override

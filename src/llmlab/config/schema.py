@@ -183,6 +183,7 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("init_tokenizer", Optional[str], None),  # typed as init_from.tokenizer: own (None) or new, as tokenizer= says
         # typed as init_from.embedding: a run, or a file in word2vec's text format, whose vectors the token table begins with
         ("init_embedding", Optional[str], None),
+        ("init_adapter", Optional[str], None),  # typed as init_from.adapter: a folder that PEFT has written
         ("published", Optional[str], None),  # the size that a model file stands for, as its authors published it
         ("experiment_name", Optional[str], None),
         ("sweep", Optional[str], None),  # the sweep that the run belongs to

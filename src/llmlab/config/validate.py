@@ -152,6 +152,11 @@ def _run(cfg: DictConfig) -> list[str]:
         start = expanded(cfg.init_from)
         if (why := init_from.problem(cfg.init_from)) is not None:
             lines.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
+    if cfg.init_adapter is not None and cfg.init_from is None and not cfg.resume:
+        lines.append(
+            f"init_from.adapter={cfg.init_adapter} is beside the weights of a base: name them too, as init_from=hf=FOLDER or "
+            "init_from=RUN"
+        )
     if cfg.init_embedding is not None:
         said = f"init_from.embedding={cfg.init_embedding}"
         if cfg.init_from is not None:

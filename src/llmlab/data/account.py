@@ -16,11 +16,12 @@ BLANK_DOCUMENT = "documents of white space only"
 BLANK_RECORD = "records without text"
 UNANSWERED = "conversations without an answer"
 EMPTY_ANSWER = "records with an empty answer"
+ALL_TIED = "preferences whose answers are all equally good"
 EQUAL_ANSWERS = "preferences of which two answers are equal"
 UNVOTED = "records that nobody has voted on"
 UNREAD = "behind the last of data.max_documents"
 # Reasons that are met while files are read, beside those by which a file is not read.
-READING = (BLANK_FILE, BLANK_DOCUMENT, BLANK_RECORD, UNANSWERED, EMPTY_ANSWER, EQUAL_ANSWERS, UNVOTED, UNREAD)
+READING = (BLANK_FILE, BLANK_DOCUMENT, BLANK_RECORD, UNANSWERED, EMPTY_ANSWER, EQUAL_ANSWERS, ALL_TIED, UNVOTED, UNREAD)
 
 
 class Document(NamedTuple):

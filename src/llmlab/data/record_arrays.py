@@ -116,6 +116,10 @@ def write(
         arrays["labels"] = np.array([r["good"] for r in records], dtype=np.int64)
     elif kind.name == "questions":
         arrays["labels"] = spans.of_answers(records, tokenizer)
+    if any("scores" in r for r in records):
+        arrays["scores"] = np.array(
+            [s for r in records for s in (0.0, *r["scores"])], dtype=np.float32
+        )  # none of a prompt
     if any("confidence" in r for r in records):
         arrays["confidences"] = np.array([r.get("confidence", 1.0) for r in records], dtype=np.float32)
     if kind.keeps_rest:

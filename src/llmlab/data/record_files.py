@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from llmlab.data.account import (
+    ALL_TIED,
     BLANK_RECORD,
     EMPTY_ANSWER,
     EQUAL_ANSWERS,
@@ -60,6 +61,7 @@ class Record(TypedDict, total=False):
     prompt: str
     good: bool
     answers: list[str]
+    scores: NotRequired[list[float]]
     rest: NotRequired[dict[str, Any]]
 
 
@@ -163,6 +165,8 @@ def _record(row: object, kind: Kind, names: Mapping[str, str], where: str, keep_
         return value_of(row, key)
 
     for field in kind.fields:
+        if field.named and not any(key in names for key in field.keys):
+            continue
         # The first name that has a value: a null is no value, as tables of pandas write one where nothing is known.
         key, given = next(
             ((k, v) for k in (field.name, *field.also) if (v := value(k)) is not None), (field.name, None)
@@ -183,13 +187,16 @@ def _record(row: object, kind: Kind, names: Mapping[str, str], where: str, keep_
             given = [value(part) for part in field.parts]
             given = None if None in given else given
         if given is None:
-            if field.required:
+            if field.required or field.named:
                 raise UserError(f"{where}: {_missing(row, field, kind, names)}")
             continue
         checked = checked_value(given, field, f"{where}: {names.get(key, key)}")
         # Votes that agree by nine tenths and are believed by a half weigh 0.45.
         found[field.name] = checked * found.get("confidence", 1.0) if field.shape == "share" else checked
+    listed = found.get("answers")
     check_together(found, where)
+    if found.get("answers") != listed and value("answers") is None:
+        raise UserError(f"{where}: rejected has a better score than chosen; leave one of them out")
     # Behind the fields: `taken` is complete only when each has been looked for.
     if kind.keeps_rest:
         found["rest"] = {k: v for k, v in row.items() if k not in taken}
@@ -222,6 +229,8 @@ def _empty(record: Record, kind: Kind) -> str | None:
         return UNANSWERED if not answers else None if all(map(str.strip, answers)) else EMPTY_ANSWER
     if kind.name == "preferences" and (reason := _no_preference(record["answers"])):
         return reason
+    if "scores" in record and len(set(record["scores"])) == 1:
+        return ALL_TIED
     if any(f.required and f.shape == "text" and not fields[f.name].strip() for f in kind.fields):
         return BLANK_RECORD
     return UNVOTED if record.get("label") == NOBODY else None

@@ -42,6 +42,10 @@ def checked_value(value: object, field: Field, where: str) -> Any:
         return _number(value, where)
     if field.shape == "messages":
         return checked_messages(value, where)
+    if field.shape == "numbers":
+        if not isinstance(value, list) or any(_parsed(v, float) is None for v in value):
+            raise UserError(f"{where} must be a list of numbers, one for each answer, but is {_shown(value)}")
+        return [float(v) for v in value]
     if field.shape == "texts":
         if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str) for v in value):
             best = ", the best first" if field.parts else ""
@@ -56,12 +60,28 @@ def check_together(record: dict[str, Any], where: str) -> None:
     """UserError where fields of a record do not fit each other. Of a question it finds the place of the answer."""
     if "words" in record and len(record["words"]) != len(record["labels"]):
         raise UserError(f"{where}: has {len(record['words'])} words, but {len(record['labels'])} labels")
+    if "scores" in record or "ranks" in record:
+        _order(record, where)
     if "choices" in record and not record["answer"] < len(record["choices"]):
         raise UserError(
             f"{where}: answer is {record['answer']}, but there are {len(record['choices'])} choices, numbered from 0"
         )
     if "context" in record:
         _place_answer(record, where)
+
+
+def _order(record: dict[str, Any], where: str) -> None:
+    """Put the answers in the order of their scores, the best first; ranks become scores, of which the first is the highest."""
+    if "scores" in record and "ranks" in record:
+        raise UserError(f"{where}: has both scores and ranks; leave one of them out")
+    answers, name = record["answers"], "scores" if "scores" in record else "ranks"
+    values = record.pop(name)
+    if len(values) != len(answers):
+        raise UserError(f"{where}: has {len(answers)} answers, but {len(values)} {name}")
+    scores = values if name == "scores" else [-v for v in values]
+    # sorted() is stable: answers that are equally good stay as they stand.
+    order = sorted(range(len(answers)), key=lambda i: -scores[i])
+    record["answers"], record["scores"] = [answers[i] for i in order], [scores[i] for i in order]
 
 
 def _place_answer(record: dict[str, Any], where: str) -> None:

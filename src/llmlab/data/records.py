@@ -24,7 +24,8 @@ class Records:
     `tokens` (n,) uint16 or uint32; `pieces` (pieces + 1,) and `starts` (records + 1,) int64: where each begins, and the
     end; `names` (pieces,) unsigned: which of `called` a piece is, a field or a message's role; `labels` int64, (records,) of
     labelled records and of choices, (pieces,) of words, (records, 2) of questions: the first and the last token of the answer
-    in the context, -1 where there is none; `confidences` (records,) float32; `rest` (bytes,) uint8 and `rests`
+    in the context, -1 where there is none; `confidences` (records,) float32; `scores` (pieces,) float32: of answers, how good
+    each is; `rest` (bytes,) uint8 and `rests`
     (records + 1,) int64: the other fields as JSON, where they are kept.
     """
 
@@ -35,13 +36,14 @@ class Records:
     called: tuple[str, ...]
     labels: np.ndarray | None = None
     confidences: np.ndarray | None = None
+    scores: np.ndarray | None = None
     rest: np.ndarray | None = None
     rests: np.ndarray | None = None
     sizes = None  # bytes that tokens account for, which a stream of text has
 
     @classmethod
     def open(cls, folder: Path, part: str, called: Sequence[str]) -> Records:
-        names = ("pieces", "starts", "names", "labels", "confidences", "rest", "rests")
+        names = ("pieces", "starts", "names", "labels", "confidences", "scores", "rest", "rests")
         files = {n: folder / f"{part}_{n}.npy" for n in names}
         # Mapped, so that ranks and workers share one copy of the pages.
         arrays = {n: np.load(f, mmap_mode="r") for n, f in files.items() if f.exists()}
@@ -82,10 +84,10 @@ class RecordSamples:
     one behind its last. choices: "rows" and "row_segments", lists of a question with each of its choices, and "answer" ().
     similar: "rows", "row_segments": the text, one that is similar and, if there is one, one that is not. pairs: "source" and
     "target", which ends with eos. chat: "messages", a list of ids, and "roles". preferences: "prompt" and "answers", the best
-    first, each of which fits into `seq_len` with the prompt. rated: "prompt", "answer" and "good" (), 1 or 0. prompts: "prompt"
-    and "rest", the record's other fields. answer: tokens that are kept free behind a prompt, within `seq_len`. texts: of
-    labelled records "joined", the two in both "orders", or "apart": "rows" and "row_segments" in place of "tokens" and
-    "segments".
+    first, each of which fits into `seq_len` with the prompt, and "scores" (answers,) where records have them. rated: "prompt",
+    "answer" and "good" (), 1 or 0. prompts: "prompt" and "rest", the record's other fields. answer: tokens that are kept free
+    behind a prompt, within `seq_len`. texts: of labelled records "joined", the two in both "orders", or "apart": "rows" and
+    "row_segments" in place of "tokens" and "segments".
     """
 
     def __init__(
@@ -231,6 +233,9 @@ class RecordSamples:
         sample: Sample = getattr(self, f"_{self.kind.name}")(found)
         if self.records.labels is not None:
             self._label(sample, i)
+        if self.records.scores is not None:
+            first, end = self.records.starts[i] + 1, self.records.starts[i + 1]
+            sample["scores"] = np.array(self.records.scores[first:end])
         if self.records.confidences is not None:
             sample["confidence"] = np.float32(self.records.confidences[i])
         if self.kind.keeps_rest:

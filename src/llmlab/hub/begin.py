@@ -13,9 +13,11 @@ from llmlab.config import layout, learned
 from llmlab.config.spec import PartSpec
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
+from llmlab.hub.adapter_names import CONFIG
 from llmlab.hub.compare import difference
 from llmlab.hub.load import Description, check, describe, load_hf
 from llmlab.hub.locate import locate
+from llmlab.model import adapters
 from llmlab.model.model import Model
 from llmlab.slot_names import LAYER_SLOTS
 
@@ -111,7 +113,9 @@ class Start:
     def contradictions(self, composed: Composed) -> list[str]:
         """Differences between the composed model and the checkpoint's, a line each. An objective may bring its own mask."""
         try:
-            spec = layout.resolve(composed)
+            spec = adapters.without(
+                layout.resolve(composed)
+            )  # a checkpoint has none, whatever is put beside its linears
         except UserError as e:
             return str(e).splitlines()
         said = f"init_from=hf={self.name}"
@@ -133,6 +137,10 @@ class Start:
 
 def read_start(name: str) -> Start:
     folder = locate(name)
+    if (folder / CONFIG).is_file() and not (folder / "config.json").is_file():
+        raise UserError(
+            f"init_from=hf={name}: it holds an adapter and no model; give its base, and init_from.adapter={name} beside"
+        )
     return Start(name, folder, describe(folder))
 
 

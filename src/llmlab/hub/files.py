@@ -49,7 +49,7 @@ def read_tensors(folder: Path, wanted: Sequence[str] | None = None) -> dict[str,
     """Every tensor by its name in the file, or those of `wanted` that are there."""
     tensors: dict[str, Tensor] = {}
     for path in _paths(folder):
-        with _explained(path), safe_open(path) as f:
+        with explained(path), safe_open(path) as f:
             # safe_open is no mapping: it has keys() and cannot be iterated.
             names = [name for name in f.keys() if wanted is None or name in wanted]  # noqa: SIM118
             _once(names, tensors, path)
@@ -61,7 +61,7 @@ def read_shapes(folder: Path) -> dict[str, Tensor]:
     """Every tensor on the meta device, from the headers alone."""
     shapes: dict[str, Tensor] = {}
     for path in _paths(folder):
-        with _explained(path), safe_open(path) as f:
+        with explained(path), safe_open(path) as f:
             names = list(f.keys())
             _once(names, shapes, path)
             for name in names:
@@ -101,7 +101,7 @@ def _paths(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,9 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.files import save_tensors
-from llmlab.hub.rules import expand
-from llmlab.hub.save import described
+from llmlab.hub.adapter_names import CONFIG, NAMES, PREFIX, WEIGHTS, places
 from llmlab.model import adapters
 from llmlab.model.model import Model
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# PEFT wraps a model twice: PeftModel.base_model is a LoraModel, whose .model is transformers' own.
-PREFIX = "base_model.model."
-NAMES = {"a.weight": "lora_A.weight", "b.weight": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 
 
 def save_adapter(model: Model, folder: Path, base: str | None = None) -> None:
@@ -30,6 +23,12 @@ def save_adapter(model: Model, folder: Path, base: str | None = None) -> None:
     """
     if model.spec.adapter is None:
         raise UserError("format=peft is of a run with an adapter, as adapter=lora; this one has none")
+    tensors_of = {name.partition(adapters.MARK)[2] for name in model.state_dict() if adapters.MARK in name}
+    if not tensors_of <= NAMES.keys():
+        raise UserError(
+            f"format=peft writes LoRA and DoRA, but this run has adapter={model.spec.adapter.name}; format=hf writes "
+            "all of it, with its adapter merged"
+        )
     heads = {role: part.name for role, part in model.spec.heads.items()}
     if heads != {"tokens": "lm"}:
         named = ", ".join(f"{role}={name}" for role, name in heads.items())
@@ -37,28 +36,18 @@ def save_adapter(model: Model, folder: Path, base: str | None = None) -> None:
             f"format=peft is of language models: this one has the heads {named}, which would be lost; format=hf writes all of "
             "it, with its adapter merged"
         )
-    entry, head, _ = described(adapters.without(model.spec))
     ours = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in ours.items() if adapters.MARK not in name}
-    theirs: dict[str, str] = {}
-    transposed = False
-    for rule in expand(entry.rules, shapes, model.spec):
-        for name in rule.ours:
-            linear = name.removesuffix(".weight")
-            if f"{linear}{adapters.MARK}a.weight" not in ours or not name.endswith(".weight"):
-                continue
-            if rule.kind != "same":
-                raise UserError(
-                    f"format=peft: a {entry.model_types[0]} checkpoint holds {name} with others in {rule.theirs[0]}, "
-                    "which PEFT adapts as one; format=hf writes the model with its adapter merged"
-                )
-            transposed = transposed or rule.transpose
-            known = (
-                rule.theirs[0]
-                if head.prefix is None
-                else re.sub(f"^{re.escape(entry.prefix)}", head.prefix, rule.theirs[0])
+    kind, found = places(model.spec, shapes)
+    adapted = {linear: place for linear, place in found.items() if f"{linear}{adapters.MARK}a.weight" in ours}
+    for linear, place in adapted.items():
+        if not place.alone:
+            raise UserError(
+                f"format=peft: a {kind} checkpoint holds {linear}.weight with others in {place.theirs}.weight, "
+                "which PEFT adapts as one; format=hf writes the model with its adapter merged"
             )
-            theirs.setdefault(linear, known.removesuffix(".weight"))
+    theirs = {linear: place.theirs for linear, place in adapted.items()}
+    transposed = any(place.transposed for place in adapted.values())
     tensors = {}
     for name, tensor in ours.items():
         linear, mark, own = name.partition(adapters.MARK)

@@ -1,6 +1,7 @@
 """Adapters in a model: small modules beside its linears, which learn while all else is frozen, and their end by merging.
 
-An adapted linear keeps its path and its weight; the part's module is its child `adapter`, called behind it.
+An adapted linear keeps its path and its weight; the part's module is its child `adapter`, called behind it. One with a method
+`before` changes what the linear reads as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def attach(model: nn.Module, spec: ModelSpec) -> None:
         if (module := part(linear)) is not None:
             linear.add_module(CHILD, module)
             linear.register_forward_hook(_adapted)
+            if hasattr(module, "before"):
+                linear.register_forward_pre_hook(_before)
             adapted += 1
     if not adapted:
         roles = ", ".join(dict.fromkeys(m.role for m in linears))
@@ -40,6 +43,10 @@ def _adapted(linear: Any, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
     # A function of the module and no closure: a copy of a model has hooks that know the copy's own modules.
     out: Tensor = linear.adapter(given[0], y, linear)
     return out
+
+
+def _before(linear: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return linear.adapter.before(given[0]), *given[1:]
 
 
 def is_adapted(names: Mapping[str, object]) -> bool:
@@ -60,10 +67,12 @@ def merged(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
     learnt: dict[str, dict[str, Tensor]] = {}
     for name, tensor in weights.items():
         if MARK in name:
-            linear, _, own = name.partition(MARK)
-            learnt.setdefault(f"{linear}.weight", {})[own] = tensor
-    return {
-        name: part.merged(tensor, learnt[name]) if name in learnt else tensor
-        for name, tensor in weights.items()
-        if MARK not in name
-    }
+            linear, _, inner = name.partition(MARK)
+            learnt.setdefault(linear, {})[inner] = tensor
+    found = {name: tensor for name, tensor in weights.items() if MARK not in name}
+    for linear, own in learnt.items():
+        found[f"{linear}.weight"] = part.merged(weights[f"{linear}.weight"], own)
+        # An update of the weight alone leaves the bias as it is, and its part has no such method.
+        if (bias := weights.get(f"{linear}.bias")) is not None and hasattr(part, "merged_bias"):
+            found[f"{linear}.bias"] = part.merged_bias(bias, own)
+    return found

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from llmlab.config.devices import ZERO
+from llmlab.config.devices import SHARDED, ZERO
 from llmlab.config.spec import ModelSpec
 from llmlab.model.trainable import Filter
 from llmlab.plan.activations import Numerics, Op, record
@@ -130,7 +130,10 @@ def replay_of(training: Training, where: Where, forwards: int = 1) -> Replay:
     else:
         # FSDP2 and ZeRO gather a layer anew for each forward that the loss makes.
         order = model.order * forwards
-    trained = Trained(model.parameters, training.optimizer, dtype, where.accumulates)
+    parameters = model.parameters
+    if isinstance(model, Several) and where.strategy not in SHARDED:
+        parameters = model.held
+    trained = Trained(parameters, training.optimizer, dtype, where.accumulates)
     world, gpu, offload = where.data_parallel, training.device == "cuda", where.strategy.endswith("offload")
     if where.strategy in ("single", "ddp"):
         return (DDP if where.strategy == "ddp" else Replay)(trained)

@@ -11,11 +11,12 @@ from llmlab.model.trainable import Filter
 from llmlab.plan.activations import Op
 from llmlab.plan.parameters import Parameter, table
 from llmlab.plan.split import split
-from llmlab.training.companions import Companion
+from llmlab.training.companions import Companion, same_frozen
 
 
 class Several:
-    """As `depth.Deep`. parameters: of all models, those of a companion under `models.ROLE.`, layers counted over all."""
+    """As `depth.Deep`. parameters: of all models, those of a companion under `models.ROLE.`, layers counted over all. held: the
+    same where each device holds them whole; those of a copy that are the trained model's own take nothing."""
 
     def __init__(
         self,
@@ -40,6 +41,8 @@ class Several:
                 found.append(replace(p, path=prefix + p.path, layer=p.layer + layers if p.layer >= 0 else p.layer))
             layers += sum(len(stack.layers) for stack in model.all_stacks())
         self.parameters = tuple(found)
+        again = {c.prefix + path for c in companions.values() for path in same_frozen(trained, c)}
+        self.held = tuple(replace(p, shape=(0,)) if p.path in again else p for p in found)
 
     def lengthened(self, ops: Sequence[Op]) -> list[Op]:
         return list(ops)

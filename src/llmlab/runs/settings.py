@@ -54,6 +54,7 @@ class Shape(TypedDict):
     schedule: dict[str, Any]
     models: NotRequired[dict[str, list[str] | str]]
     init_from: NotRequired[str | None]
+    init_adapter: NotRequired[str | None]
     init_embedding: NotRequired[str | None]
     init_tokenizer: NotRequired[str | None]
     resume: NotRequired[str | None]
@@ -112,8 +113,9 @@ def absolute(cfg: DictConfig) -> DictConfig:
         cfg.tokenizer.template = files.absolute(cfg.tokenizer.template)
     if cfg.init_from is not None:
         cfg.init_from = init_from.absolute(cfg.init_from)
-    if cfg.init_embedding is not None:
-        cfg.init_embedding = files.absolute(cfg.init_embedding)
+    for key in ("init_embedding", "init_adapter"):
+        if cfg[key] is not None:
+            cfg[key] = files.absolute(cfg[key])
     companions.absolute(cfg.models)
     for part in [cfg.reward, *(cfg.reward.get("options") or ())] if cfg.reward is not None else ():
         if part.get("path") is not None:  # a user's function

@@ -16,7 +16,8 @@ class MyAdapter:
     """A learnt gain for each output of a linear (T-Few: Liu et al. 2022, arXiv:2205.05638).
 
     The part is called with each linear of a model, and gives the module that adapts it, or None. That module is called behind
-    the linear, with its input, its output and itself. `merged` makes one weight of a linear's and of what was learnt.
+    the linear, with its input, its output and itself; a method `before`, if it has one, with what the linear is to read.
+    `merged` makes one weight of a linear's and of what was learnt, `merged_bias`, if there is one, likewise its bias.
     """
 
     telling = ({"targets": ["out"]},)

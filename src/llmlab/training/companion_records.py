@@ -15,7 +15,7 @@ from llmlab.model import build, flops
 from llmlab.model.model import Model
 from llmlab.runs import checkpoint, record
 from llmlab.runs import folder as run_folder
-from llmlab.training.companions import Companion, fingerprint, load
+from llmlab.training.companions import Companion, adapter_fingerprint, fingerprint, load
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,7 +49,11 @@ def reopened(
             _unchanged(role, source, path, sha256)
         elif of_role.trains and not begins:
             path = None
-        companions[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256)
+        adapter = about.get("adapter")
+        if adapter is not None:
+            _adapter_unchanged(Path(adapter["path"]), adapter["sha256"])
+        beside = None if adapter is None else (Path(adapter["path"]), adapter["sha256"])
+        companions[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256, adapter=beside)
     return companions
 
 
@@ -78,6 +82,23 @@ def _unchanged(role: str, source: str, path: Path, sha256: str) -> None:
         )
 
 
+def _adapter_unchanged(path: Path, sha256: str) -> None:
+    what = f"init_from.adapter={path}"
+    try:
+        now = adapter_fingerprint(path)
+    except OSError:
+        raise UserError(f"{what}: it is gone, and the run works with the model as it began; bring it back") from None
+    if now != sha256:
+        raise UserError(
+            f"{what}: its tensors are not those that the run began with (sha256 {sha256[:12]}); bring them back"
+        )
+
+
+class RecordedAdapter(TypedDict):
+    path: str
+    sha256: str
+
+
 class Recorded(TypedDict):
     """A companion in a run's record."""
 
@@ -91,6 +112,7 @@ class Recorded(TypedDict):
     judges: NotRequired[bool]
     warm: NotRequired[bool]
     heads_from: NotRequired[dict[str, str]]
+    adapter: NotRequired[RecordedAdapter]
 
 
 class Record(TypedDict):
@@ -113,6 +135,7 @@ def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> 
             "sha256": c.sha256,
             **{name: True for name in ("copies", "judges", "warm") if getattr(c.declared, name)},
             **({"heads_from": dict(c.declared.heads_from)} if c.declared.heads_from else {}),
+            **({"adapter": {"path": str(c.adapter[0]), "sha256": c.adapter[1]}} if c.adapter else {}),
         }
     return by_role
 

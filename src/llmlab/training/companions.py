@@ -21,7 +21,7 @@ from llmlab.config.layout import needed_part
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
-from llmlab.model import adapters, build
+from llmlab.model import adapters, build, roles
 from llmlab.model.model import Model, Shared
 from llmlab.runs import checkpoint
 from llmlab.runs import folder as run_folder
@@ -36,7 +36,8 @@ class Companion:
     """The model of a role. `weights`: of a finished one, the checkpoint or the Hugging Face folder that it begins with, which
     `source` names and whose tensors have `sha256`; None: first values, or those of the run's own checkpoint. `start`: the
     checkpoint of another run that trained the same model in the same role, which init_from names. `trunk`: what init_from
-    names, with whose weights it begins but for its heads."""
+    names, with whose weights it begins but for its heads. `adapter`: of a copy, the folder with PEFT's adapter that
+    init_from.adapter names, and its sha256."""
 
     declared: Declared
     spec: ModelSpec
@@ -46,6 +47,7 @@ class Companion:
     sha256: str | None = None
     start: Path | None = None
     trunk: Path | None = None
+    adapter: tuple[Path, str] | None = None
 
     @property
     def role(self) -> str:
@@ -54,6 +56,11 @@ class Companion:
     @property
     def trains(self) -> bool:
         return self.declared.trains
+
+    @property
+    def is_copy(self) -> bool:
+        """True of a frozen copy of the trained model as that begins."""
+        return self.declared.copies and self.source in (None, "init_from")
 
     @property
     def prefix(self) -> str:
@@ -100,7 +107,9 @@ class Companion:
             load(model, weights, f"init_from={self.trunk}: {KEY}.{self.role}", begins=True)
         if self.weights is None:
             return
-        weights = self._as_its_heads(read_weights(self.weights, model))
+        weights = self._as_its_heads(
+            read_weights(self.weights, model, None if self.adapter is None else self.adapter[0])
+        )
         lacking = tuple(f"heads.{role}." for role in model.heads)
         loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
         load(model, loaded, f"{KEY}.{self.role}={self.source}", begins=self.declared.copies)
@@ -115,6 +124,20 @@ class Companion:
                     f"heads.{role}.{n.removeprefix(before)}": t for n, t in weights.items() if n.startswith(before)
                 }
         return found
+
+
+def same_frozen(trained: Model, companion: Companion) -> dict[str, nn.Parameter]:
+    """The parameters of the trained model that a companion may have for its own, by path: those of a copy that never learn, as
+    all beside an adapter, stay what they are."""
+    return {path: p for path, p, _ in roles.parameters(trained) if not p.requires_grad} if companion.is_copy else {}
+
+
+def share_frozen(model: Model, trained: Model, companion: Companion) -> None:
+    """Give a companion the trained model's own parameters, in place, where both stay equal: no second copy in memory."""
+    there = same_frozen(trained, companion)
+    for path, module, name, _, _ in list(roles.walk(model)):
+        if path in there:
+            module._parameters[name] = there[path]
 
 
 def frozen(model: Model, companion: Companion) -> Model:
@@ -264,17 +287,27 @@ def fingerprint(weights: Path) -> str:
     return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
 
 
+def adapter_fingerprint(folder: Path) -> str:
+    """The sha256 of the tensors of an adapter in PEFT's format."""
+    from llmlab.files import sha256
+    from llmlab.hub.adapter_names import WEIGHTS
+
+    return sha256(folder / WEIGHTS)
+
+
 def begun(
-    companions: Mapping[str, Companion], start: Path | None, trained: Model
+    companions: Mapping[str, Companion], start: Path | None, trained: Model, adapter: Path | None = None
 ) -> tuple[dict[str, Companion], tuple[str, ...]]:
     """The companions of a run that begins with the checkpoint `start`: those that train and have no weights of their own begin
     with what it has for their roles, else warm ones with the trunk of its model, and copies with what the trained model begins
-    with. And a note on each that it has, but
-    of another model."""
+    with. And a note on each that it has, but of another model."""
     found, notes = dict(companions), []
     for role, copy in companions.items():
         if start is not None and copy.declared.copies and copy.weights is None:
-            found[role] = replace(copy, source="init_from", weights=start.absolute(), sha256=fingerprint(start))
+            beside = None if adapter is None else (adapter, adapter_fingerprint(adapter))
+            found[role] = replace(
+                copy, source="init_from", weights=start.absolute(), sha256=fingerprint(start), adapter=beside
+            )
         elif start is not None and copy.declared.warm and copy.weights is None and not copy.words:
             found[role] = replace(copy, trunk=start)
     if start is None or run_folder.is_foreign(start):
@@ -310,22 +343,28 @@ def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Ma
     return whole
 
 
-def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
-    """The weights of a checkpoint, or of a Hugging Face folder by the paths of `model`."""
+def read_weights(path: Path, model: Model, adapter: Path | None = None) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or of a Hugging Face folder by the paths of `model`. adapter: a folder with one in PEFT's
+    format, which lies on them."""
     if run_folder.is_foreign(path):
         from llmlab.hub import begin
 
-        return begin.weights(path, model)
-    weights = checkpoint.read_weights(path)
-    if adapters.is_adapted(weights):
-        spec = run_folder.load(run_folder.home(path))[1]
-        if model.spec.adapter is None:
-            return adapters.merged(weights, spec)
-        if model.spec.adapter != spec.adapter:
-            raise UserError(
-                f"init_from={path}: it has adapter={spec.adapter}, of which adapter={model.spec.adapter} would make another "
-                "model; choose the same options, or leave adapter out, and both are merged"
-            )
+        weights = begin.weights(path, model)
+    else:
+        weights = checkpoint.read_weights(path)
+        if adapters.is_adapted(weights):
+            spec = run_folder.load(run_folder.home(path))[1]
+            if model.spec.adapter is None or adapter is not None:
+                weights = adapters.merged(weights, spec)
+            elif model.spec.adapter != spec.adapter:
+                raise UserError(
+                    f"init_from={path}: it has adapter={spec.adapter}, of which adapter={model.spec.adapter} would make "
+                    "another model; choose the same options, or leave adapter out, and both are merged"
+                )
+    if adapter is not None:
+        from llmlab.hub import read_adapter
+
+        weights |= read_adapter.tensors(adapter, model.spec, weights)
     return weights
 
 

@@ -20,7 +20,7 @@ from llmlab.runs.vectors import Rows
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
 from llmlab.training import losses
-from llmlab.training.companions import Companion, frozen, load, read_weights, trained_models
+from llmlab.training.companions import Companion, frozen, load, read_weights, share_frozen, trained_models
 from llmlab.training.feeds import Feed
 from llmlab.training.gathered import Gathered
 from llmlab.training.placement import Placement
@@ -43,7 +43,8 @@ class Offline(pl.LightningModule):
     The gradient of an optimizer step is that of the sum over the loss's terms of weight x (sum over its targets) / (their
     number), over all micro-batches and ranks: each batch bears `counts`, the targets of the whole step. horizon: optimizer
     steps of the budget, which the schedule spans. clip: gradient norm, or None. counts_bytes: a validation gives bits per
-    byte. weights: a checkpoint whose weights the model begins with. companions: the objective's other models, by role.
+    byte. weights: a checkpoint whose weights the model begins with. adapter: a folder of PEFT's, on them.
+    companions: the objective's other models, by role.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Offline(pl.LightningModule):
         clip: float | None = None,
         counts_bytes: bool = False,
         weights: Path | None = None,
+        adapter: Path | None = None,
         vectors: Rows | None = None,
         placement: Placement = Placement(),  # noqa: B008  frozen
         learns: trainable.Filter = trainable.Filter(),  # noqa: B008  frozen
@@ -69,6 +71,7 @@ class Offline(pl.LightningModule):
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
         self.placement, self.learns, self.vectors, self.text = placement, learns, vectors, text
+        self.adapter = adapter
         feed.attach(self)
         self.model: Model | None = None
         self.companions = companions or {}
@@ -103,7 +106,10 @@ class Offline(pl.LightningModule):
         self.model = self._placed(model)
         for role, companion in self.companions.items():
             shared = companion.shared(self.model)
-            model = self._placed(frozen(strategy.assemble(companion.spec, shared), companion))
+            model = frozen(strategy.assemble(companion.spec, shared), companion)
+            if strategy.whole:  # a sharded parameter is gathered for the module that it was sharded with
+                share_frozen(model, self.model, companion)
+            self._placed(model)
             if any(shared):
                 strategy.share(self.model, model)
             self.models[role] = model
@@ -129,7 +135,8 @@ class Offline(pl.LightningModule):
         if self.text is not None:
             build.spell(self.model, self.text)
         if self.weights is not None:
-            load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
+            weights = read_weights(self.weights, self.model, self.adapter)
+            load(self.model, weights, f"init_from={self.weights}", begins=True)
         for role, companion in self.companions.items():
             companion.fill(cast(Model, self.models[role]), self.seed, self.vectors)
             if self.text is not None and all(

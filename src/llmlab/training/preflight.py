@@ -11,12 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from llmlab.config.devices import SHARDED
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.runs import checkpoint, record, text
 from llmlab.runs.folder import home, is_foreign, load
-from llmlab.training.companions import naming_role
+from llmlab.training.companions import naming_role, same_frozen
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,7 +49,11 @@ def check(cfg: DictConfig, recipe: Recipe, devices: Devices, weights: Path | Non
     for role, other in others.items():
         with naming_role(role):
             parts(other.spec, devices.device.type, cfg.precision)
-    _memory(cfg, recipe, devices, [flops.count_parameters(other) for other in others.values()])
+    counts = [flops.count_parameters(other) for other in others.values()]
+    same = 0
+    if cfg.strategy.name not in SHARDED:
+        same = sum(p.numel() for c in recipe.companions.values() for p in same_frozen(model, c).values())
+    _memory(cfg, recipe, devices, counts, same)
 
 
 def parts(spec: ModelSpec, device: str, precision: str) -> None:
@@ -156,8 +161,11 @@ def _typed(path: Path) -> str:
     return f": {' '.join(words) or 'the defaults'}"
 
 
-def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[flops.Parameters]) -> None:
-    """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
+def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[flops.Parameters], same: int) -> None:
+    """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted.
+
+    same: parameters of the others that are the trained model's own.
+    """
     free = available(devices.device)
     # Each process has a copy of all of it.
     whole = cfg.strategy.name in ("single", "ddp")
@@ -169,12 +177,13 @@ def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[
     number = 2 if cfg.precision == "bf16-true" else 4
     each = number * (2 + states(recipe.optimizer))
     frozen = counts.total - counts.trainable  # weights alone
-    needed = sum(c.trainable * each + (c.total - c.trainable) * number for c in (counts, *others)) * copies
+    needed = sum(c.trainable * each + (c.total - c.trainable) * number for c in (counts, *others)) - same * number
+    needed *= copies
     if needed > free:
         each_process = f" in each of {copies} processes" if copies > 1 else ""
         sizes = recipe.spec.sizes
         learning = f", {counts.trainable:,} of which learn" if frozen else ""
-        beside = f" beside the {sum(c.total for c in others):,} of other models" if others else ""
+        beside = f" beside the {sum(c.total for c in others) - same:,} of other models" if others else ""
         each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{each_process}"
         raise UserError(
             f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {counts.total:,} parameters{learning}{beside}"

@@ -127,7 +127,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_embedding and task.point is None:
         rows = vectors.begin(cfg.init_embedding, recipe.corpus.tokenizer)
         preflight.vectors_fit(cfg.init_embedding, rows, recipe.model)
-    begun, notes = companions.begun(recipe.companions, weights, recipe.model)
+    adapter = None if cfg.init_adapter is None else files.expanded(cfg.init_adapter).absolute()
+    begun, notes = companions.begun(recipe.companions, weights, recipe.model, adapter)
     recipe = dataclasses.replace(recipe, companions=begun)
     heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
     if rows is not None:

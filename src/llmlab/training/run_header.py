@@ -14,7 +14,7 @@ from llmlab.data import account
 from llmlab.hub import locate
 from llmlab.model.table import describe
 from llmlab.runs import record, text
-from llmlab.training import companion_records, preflight, schedule_notes
+from llmlab.training import companion_records, companions, preflight, schedule_notes
 from llmlab.training.intervals import Intervals
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def fields(
             **_records(recipe),
         },
         "tokenizer": tokenizer(cfg, corpus),
+        **({"init_adapter": adapter(cfg)} if cfg.init_adapter is not None else {}),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
         **({"models": companion_records.fields(recipe.companions, recipe.models)} if recipe.companions else {}),
@@ -100,6 +101,12 @@ def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
     typed_key, start = inherit.source(cfg)
     brought = start is not None and path == _brings(start)
     return {"kind": corpus.tokenizer.kind, "from": typed_key if brought else "file", "path": path}
+
+
+def adapter(cfg: DictConfig) -> dict[str, str]:
+    """Field of a record on the adapter of PEFT's that the model begins with."""
+    folder = files.expanded(cfg.init_adapter).absolute()
+    return {"path": str(folder), "sha256": companions.adapter_fingerprint(folder)}
 
 
 def vectors(start: str, rows: Rows, recipe: Recipe) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmlab import files
 from llmlab.errors import UserError
 from llmlab.ranks import is_first
 from llmlab.runs import checkpoint, metrics, signals
@@ -81,6 +82,7 @@ def make(
         clip=t.clip,
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
+        adapter=None if cfg.init_adapter is None else files.expanded(cfg.init_adapter).absolute(),
         vectors=vectors,
         placement=placement.Placement.from_config(cfg),
         companions=recipe.companions,

@@ -184,6 +184,30 @@ def test_a_reward_model_ranks_all_pairs_of_a_prompt_with_one_weight(models):
     assert loss.weights == {"centre": 0.2}
 
 
+def test_ties_are_no_pairs_and_scores_make_margins(models):
+    """Of a prompt with ties the others have all of its weight; one whose answers are all tied would have none."""
+    policy, reference = models
+    scores = [[1.0, 0.0], [3.0, 3.0, 0.5, 0.5], [2.0, 1.5, 1.5], [0.25, -4.0]]
+    samples = [{**s, "scores": np.float32(x)} for s, x in zip(preferences(), scores, strict=True)]
+    reward, dpo = made("reward", margin=0.1, score_margin=0.5), made("dpo")
+    ranking = preference = 0.0
+    for s in samples:
+        pairs = [(i, j) for i in range(len(s["scores"])) for j in range(i) if s["scores"][i] != s["scores"][j]]
+        value = [float(policy.values[[*s["prompt"], *a]].sum()) for a in s["answers"]]
+        ratio = [
+            (policy.log_probability(s["prompt"], a)[0] - reference.log_probability(s["prompt"], a)[0]).item()
+            for a in s["answers"]
+        ]
+        for worse, better in pairs:
+            margin = 0.1 + 0.5 * float(s["scores"][better] - s["scores"][worse])
+            ranking -= math.log(sigmoid(value[better] - value[worse] - margin)) / len(pairs)
+            preference -= math.log(sigmoid(0.1 * (ratio[better] - ratio[worse]))) / len(pairs)
+    value, count = reward.loss(policy, batch_of(reward, samples)).terms["ranking"]
+    assert count == 4 and value.item() == pytest.approx(ranking, rel=1e-6)
+    value, count = dpo.loss(policy, batch_of(dpo, samples), reference=reference).terms["preference"]
+    assert count == 4 and value.item() == pytest.approx(preference, rel=2e-6)
+
+
 def test_sft_learns_answers_alone(models):
     policy, method = models[0], made("sft")
     talk = {"messages": [[3, 4, 5], [6, 7, 1], [8, 9], [10, 1]], "roles": ["context", "assistant"] * 2}
