@@ -76,6 +76,7 @@ ADDED: dict[str, object] = {
     "objective.ngram": 1,
     "objective.short": None,
     "objective.ngrams": None,
+    "objective.sharing": "embedding",
 }
 
 

@@ -44,7 +44,7 @@ class Checkpoint(Protocol):
 class Declared:
     """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own. words:
     those of the model where none is chosen; None: one has to be. copies: where none is chosen it is the trained model as that
-    begins."""
+    begins. delta: the trained model reads the shared table plus a delta, which alone it moves."""
 
     role: str
     heads: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +52,7 @@ class Declared:
     shares: tuple[str, ...] = ()
     words: tuple[str, ...] | None = None
     copies: bool = False
+    delta: bool = False
 
 
 @dataclass(frozen=True)

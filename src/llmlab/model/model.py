@@ -15,7 +15,7 @@ from llmlab import attributes
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.memory import Memory
-from llmlab.model import adapters, batch_keys
+from llmlab.model import adapters, batch_keys, split_table
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.stack import Stack
@@ -49,6 +49,8 @@ class Model(nn.Module):
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None
+        if spec.table_delta:
+            split_table.split(first.embedding, spec)
         if spec.sizes.tie_embeddings and not attributes.get(first.embedding, "embedding", "table"):
             raise UserError(
                 f"model.tie_embeddings: embedding={spec.stacks[0].embedding.name} has no table of tokens that a head could "
