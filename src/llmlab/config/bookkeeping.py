@@ -77,6 +77,10 @@ ADDED: dict[str, object] = {
     "objective.short": None,
     "objective.ngrams": None,
     "objective.sharing": "embedding",
+    **{
+        f"heads.{role}.mixed": False
+        for role in ("classes", "labels", "span", "pair", "replaced", "copy", "scalar", "value", "hidden", "vector")
+    },
 }
 
 
