@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmlab.sizes import Sizes
 from llmlab.slots import Context
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -25,12 +26,40 @@ class Transformed(nn.Module):
 
     dense: nn.Module | None
     norm: nn.Module | None
+    mix: LayerMix | None
     act: Callable[[Tensor], Tensor]
+
+    def set_mixed(self, mixed: bool, sizes: Sizes) -> None:
+        """Read a mix of all layers in place of the last one."""
+        self.every_layer = mixed
+        # What the first layer reads is one of them, as ELMo's tokens are.
+        self.mix = LayerMix(sizes.n_layers + 1) if mixed else None
 
     def transform(self, h: Tensor) -> Tensor:
         if self.dense is not None:
             h = self.act(self.dense(h))
         return h if self.norm is None else self.norm(h)
+
+
+class LayerMix(nn.Module):
+    """Layers mixed with weights that are learnt (ELMo: Peters et al. 2018, arXiv:1802.05365, eq. 1): (n, ..., D) -> (..., D).
+
+    gain x the sum over j of softmax(weights)_j h_j, at first the mean.
+    """
+
+    constants = {"weights": 0.0, "gain": 1.0}
+
+    def __init__(self, n_states: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(n_states))
+        # Not of shape (): FSDP2 has no scalar parameters.
+        self.gain = nn.Parameter(torch.empty(1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        if len(h) != len(self.weights):
+            raise ValueError(f"a mix of {len(self.weights)} hidden states was given {len(h)}")
+        shares = self.gain.float() * self.weights.float().softmax(0)
+        return torch.tensordot(shares.to(h.dtype), h, 1)
 
 
 def read(h_BTD: Tensor, ctx: Context, pool: str, skip: int | None = None, only: int | None = None) -> Tensor:

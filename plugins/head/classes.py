@@ -27,7 +27,8 @@ class TextHead(Transformed):
     scalar: One score a text, from its last token (a reward: Ouyang et al. 2022, arXiv:2203.02155): (B, T, D) -> (B, 1).
 
     What `pool` reads, through act(linear) and a norm if wanted, dropout, then a linear to n_classes; with n_classes 0
-    the vector itself, (B, D).
+    the vector itself, (B, D). With `mixed` it reads sum_j softmax(w)_j h_j times a gain (ELMo: Peters et al. 2018,
+    arXiv:1802.05365, equation 1), h_0 being what the first layer reads and h_j what the j-th gives, (n + 1, B, T, D).
     """
 
     per_token = False
@@ -42,6 +43,7 @@ class TextHead(Transformed):
         {"dropout": 1.0},
         {"dropout": 1.0, "input_dropout": True, "n_classes": 0},
         {"act": "tanh", "dense_bias": False},
+        {"mixed": True},
     )
     unused = ("logit_scale", "logit_softcap")
 
@@ -62,8 +64,10 @@ class TextHead(Transformed):
         input_dropout: bool = False,  # that dropout on what is read, too (RoBERTa)
         skip: int | None = None,  # pool=last or mean: padding is this id, whatever is masked
         only: int | None = None,  # pool=last or mean: among tokens of this id (BART: of the end)
+        mixed: bool = False,  # of all layers, by weights that are learnt (ELMo), in place of the last
     ):
         super().__init__()
+        self.set_mixed(mixed, sizes)
         self.pool, self.skip, self.only = pool, skip, only
         self.dense = Linear(sizes.dim, sizes.dim, dense_bias, role="other") if act != "none" else None
         self.act = ACTIVATIONS.get(act, nn.Identity())
@@ -73,7 +77,7 @@ class TextHead(Transformed):
         self.out = Linear(sizes.dim, n_classes, bias, role="head") if n_classes else None
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
-        h = read(h, ctx, self.pool, self.skip, self.only)
+        h = read(h if self.mix is None else self.mix(h), ctx, self.pool, self.skip, self.only)
         # RoBERTa's head drops out what it reads, and once more before the scores (RobertaClassificationHead).
         if self.input_dropout:
             h = self.dropout(h)
@@ -93,12 +97,20 @@ class TokenHead(Transformed):
     value: The reward that is expected behind a token (PPO: Schulman et al. 2017, arXiv:1707.06347): (..., D) -> (...).
     replaced: Whether a token was replaced (ELECTRA: Clark et al. 2020, arXiv:2003.10555): (..., D) -> (...).
 
-    Before it act(linear) and a norm, if wanted. With n_classes 0 one score without a dimension of its own.
+    Before it act(linear) and a norm, if wanted. With n_classes 0 one score without a dimension of its own. With `mixed` it
+    reads sum_j softmax(w)_j h_j times a gain (ELMo: Peters et al. 2018, arXiv:1802.05365, equation 1), h_0 being what the first
+    layer reads and h_j what the j-th gives, (n + 1, ..., D).
     """
 
     per_token = True
     scores = "token"
-    telling = ({"n_classes": 3}, {"n_classes": 0}, {"dropout": 1.0}, {"act": "gelu", "dense_bias": False})
+    telling = (
+        {"n_classes": 3},
+        {"n_classes": 0},
+        {"dropout": 1.0},
+        {"act": "gelu", "dense_bias": False},
+        {"mixed": True},
+    )
     unused = ("logit_scale", "logit_softcap")
 
     def __init__(
@@ -114,8 +126,10 @@ class TokenHead(Transformed):
         normed: bool = False,  # a norm behind the activation (ModernBERT, DeBERTa)
         bias: bool = True,  # on the scores
         dropout: float | None = None,  # before the scores; None: model.dropout
+        mixed: bool = False,  # of all layers, by weights that are learnt (ELMo), in place of the last
     ):
         super().__init__()
+        self.set_mixed(mixed, sizes)
         self.squeeze = n_classes == 0
         self.dense = Linear(sizes.dim, sizes.dim, dense_bias, role="other") if act != "none" else None
         self.act = ACTIVATIONS.get(act, nn.Identity())
@@ -124,6 +138,6 @@ class TokenHead(Transformed):
         self.out = Linear(sizes.dim, n_classes or 1, bias, role="head")
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
-        scores = self.out(self.dropout(self.transform(h)))
+        scores = self.out(self.dropout(self.transform(h if self.mix is None else self.mix(h))))
         # ELECTRA gives (B, T) logits, which binary cross-entropy takes with labels of the same shape.
         return scores.squeeze(-1) if self.squeeze else scores

@@ -29,6 +29,9 @@ class ReplacedTokenDetection:
     Every token counts but padding and what the text only begins with, special ones too, as in the released code
     (`input_mask` in run_pretraining.py). That code leaves 15 % of the chosen tokens unmasked (`masked=0.85`); the paper's
     large model has `rate=0.25` (objective=rtd_large).
+
+    With sharing=gdes (DeBERTa-v3: He et al. 2021, arXiv:2111.09543, section 3.2; objective=rtd_gdes) the generator reads and
+    moves a table E, and the model reads E, without gradient, plus a delta that begins at 0 and is all that its loss moves.
     """
 
     mask = "bidirectional"
@@ -42,6 +45,23 @@ class ReplacedTokenDetection:
             "shares": ("embedding", "position"),
             "words": ("width=1/4",),
         }
+    }
+    # A table of positions that both have is one in any case but `none`.
+    when = {
+        "sharing=gdes": {
+            "models": {
+                "generator": {
+                    "heads": {"tokens": "mlm"},
+                    "trains": True,
+                    "shares": ("embedding", "position"),
+                    "delta": True,
+                    "words": ("width=1/4",),
+                }
+            }
+        },
+        "sharing=none": {
+            "models": {"generator": {"heads": {"tokens": "mlm"}, "trains": True, "words": ("width=1/4",)}}
+        },
     }
     measures = {"generator": "nll", "generator_accuracy": "accuracy", "accuracy": "accuracy", "found": "accuracy"}
     restores = "sampled"
@@ -60,6 +80,9 @@ class ReplacedTokenDetection:
         on: Literal[
             "all", "masked"
         ] = "all",  # tokens that the model judges; masked: ELECTRA 15% in the paper's table 5
+        sharing: Literal[
+            "embedding", "gdes", "none"
+        ] = "embedding",  # of the token table: one for both, one and a delta that the model adds, or one each
     ):
         if not weight > 0:
             raise ValueError(f"objective.weight must be more than 0, but is {weight}; objective=mlm trains one model")

@@ -138,6 +138,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "layers": Attribute(
             bool, False, "it reads the hidden states of the layers that are asked for, (n, B, T, D), else of the last"
         ),
+        "every_layer": Attribute(
+            bool, False, "it reads the hidden states of all layers, (n + 1, B, T, D), and of what the first one reads"
+        ),
         "exported": Attribute(
             bool, True, "False: it serves training alone, and a checkpoint of transformers leaves it out"
         ),

@@ -40,3 +40,24 @@ class Table(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
+
+
+class SplitTable(nn.Module):
+    """A table of vectors base + delta, of which `base` is another model's to read and to move: a gradient of `weight` goes to
+    the delta alone, which begins at 0. Weight (rows, width)."""
+
+    constants = {"delta": 0.0}
+    drawn_as = {"base": "weight"}  # the parameter whose first values it has: those of a table that is not split
+
+    def __init__(self, rows: int, width: int, *, role: Role = "embed", gain: float = 1.0):
+        super().__init__()
+        self.base = nn.Parameter(torch.empty(rows, width))
+        self.delta = nn.Parameter(torch.empty(rows, width))
+        self.role, self.gain = role, gain
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.detach() + self.delta
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)

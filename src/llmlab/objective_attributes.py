@@ -15,6 +15,7 @@ class Companion(TypedDict, total=False):
     heads: dict[str, str]  # role: the name of its part
     trains: bool
     shares: tuple[str, ...]  # of the trained model's tables: "embedding", and "position" where both have the same
+    delta: bool  # of a shared table: the trained model reads it plus a delta of its own, and moves the delta alone
     copies: bool  # it is the trained model as that begins, frozen
     words: tuple[str, ...]  # of the model where none is chosen, as they are typed in models.ROLE
     warm: bool  # where none is chosen it begins with the weights of init_from too, but for its heads

@@ -266,7 +266,8 @@ class Head(Protocol):
     Literal class attributes: `needs`, names of the batch data that it reads from ctx.data, if any; `hidden`, False where it
     reads no hidden states, so that layers need not run (h is then (B, T, 0)); `scores`, of what it gives scores ("vocabulary",
     "neighbours", "token", "text", "span", "context"): where an objective asks for one of them, no other can stand; `layers`,
-    True where it reads all the hidden states that the objective asks for, (n, B, T, D); `exported`, False where it serves
+    True where it reads all the hidden states that the objective asks for, (n, B, T, D); `every_layer`, True where it reads what
+    the first layer reads and what each of the `sizes.n_layers` gives, (n + 1, B, T, D); `exported`, False where it serves
     training alone. An option `n_classes` follows the data where they are labelled, `width` a companion where the objective
     `widths` says so; `pool` "first" is refused under a causal mask.
     """

@@ -9,7 +9,7 @@ from llmlab.config.model_files import conf_dir
 
 # Trained in their papers by what their files choose: masked tokens, spans, or the next token.
 OWN = {"roberta": "mlm", "modernbert": "mlm", "t5": "span_corruption", "t5_v1_1": "span_corruption"}
-OWN |= {"mt5": "span_corruption", "electra": "rtd", "deberta_v3": "rtd", "xlnet": "plm", "mpnet": "mpnet"}
+OWN |= {"mt5": "span_corruption", "electra": "rtd", "deberta_v3": "rtd_gdes", "xlnet": "plm", "mpnet": "mpnet"}
 OWN |= {"bert": "mlm_nsp", "albert": "mlm_sop", "spanbert": "span_mlm", "bart": "denoise", "pegasus": "gap_sentences"}
 OWN |= {"glm_2022": "glm_2022", "deepseek_v3": "mtp", "glm_130b": "glm_130b", "chatglm1": "chatglm1", "elmo": "elmo"}
 

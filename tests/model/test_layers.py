@@ -44,6 +44,30 @@ def test_recomputed_layers_give_the_same_gradients():
         assert one.grad is other.grad is None or torch.equal(one.grad, other.grad), name
 
 
+# As AllenNLP's ScalarMix (allennlp/modules/scalar_mix.py): a softmax of one parameter a layer, and gamma.
+@pytest.mark.parametrize("family", ["elmo", "albert"])
+def test_a_head_of_all_layers_mixes_them_by_softmax_and_gamma(family):
+    words = [f"model={family}", "objective=token_classify", "model.n_layers=2", "heads.labels.mixed=true"]
+    model, last = tiny(*words).eval(), tiny(*words[:-1], "heads.labels.mixed=false").eval()
+    head, where = model.heads["labels"], torch.rand(2, 11, generator=torch.Generator().manual_seed(0)) > 0.5
+    states = torch.stack(model(BATCH, layers=[0, 1, 2]).layers)
+    torch.testing.assert_close(model(BATCH).heads["labels"], last.heads["labels"](states.mean(0), None))
+    with torch.no_grad():
+        # exp: 1, 2 and 5 of 8.
+        head.mix.weights.copy_(torch.tensor([0.0, 2.0, 5.0]).clamp(min=1).log())
+        head.mix.gain.fill_(3.0)
+    asked = model(BATCH, heads={"labels": where}, layers=[1])
+    wanted = 3 * (states[0] / 8 + states[1] / 4 + states[2] * 5 / 8)
+    torch.testing.assert_close(asked.heads["labels"], last.heads["labels"](wanted[where], None))
+    assert len(asked.layers) == 1 and torch.equal(asked.layers[0], states[1])
+    # Of a sum y.g with a slope g: dw_j = s_j (g.h_j - sum_i s_i g.h_i) gamma.
+    asked.heads["labels"].sum().backward()
+    slopes = 3 * (states[:, where] @ head.out.weight.sum(0)).sum(-1)
+    shares = torch.tensor([1, 2, 5]) / 8
+    torch.testing.assert_close(head.mix.weights.grad, shares * (slopes - shares @ slopes), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head.mix.gain.grad, (shares @ slopes / 3)[None], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_they_are_those_of_transformers(tmp_path):
     from transformers import GPT2Config, GPT2Model

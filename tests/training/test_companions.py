@@ -298,7 +298,7 @@ def test_a_teacher_from_a_hugging_face_folder_is_the_same_one(student, often, te
 # ---------------------------------------------------------------- two ranks
 
 STRATEGIES = ("ddp", "fsdp", "fsdp_tp", "zero1", "zero2", "zero3")
-KINDS = {"electra": STRATEGIES, "student": ("fsdp", "fsdp_tp", "zero3")}
+KINDS = {"electra": STRATEGIES, "student": ("fsdp", "fsdp_tp", "zero3"), "gdes": ("fsdp", "zero3")}
 CASES = [(kind, strategy) for kind, strategies in KINDS.items() for strategy in strategies]
 
 
@@ -307,7 +307,11 @@ def two(often, teacher, tmp_path_factory):
     """Runs of one process and of two, each of two also from its half."""
     pytest.importorskip("deepspeed")
     root = tmp_path_factory.mktemp("two")
-    overrides = {"electra": ELECTRA, "student": [*STUDENT, f"models.teacher={teacher}"]}
+    overrides = {
+        "electra": ELECTRA,
+        "student": [*STUDENT, f"models.teacher={teacher}"],
+        "gdes": [*ELECTRA, "objective.sharing=gdes"],
+    }
     runs = []
     for kind, own in overrides.items():
         last = {

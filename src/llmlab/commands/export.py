@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmlab.commands.arguments import parse
 from llmlab.errors import UserError
-from llmlab.files import write_atomic
+from llmlab.files import save_tensors, write_atomic
 from llmlab.json_files import read_text
 
 USAGE = """\
@@ -113,6 +114,8 @@ def _checkpoint(run: str | Path, step: int | None) -> Path:
 
 def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.data.tokenizer import BESIDE, SPECIAL, Tokenizer
+    from llmlab.model import split_table
+    from llmlab.model.serialise import to_dict
     from llmlab.runs import checkpoint, companion, record, text
     from llmlab.runs.files import CONFIG, EXPORT, SPEC, undamaged
     from llmlab.runs.folder import load
@@ -120,7 +123,7 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     # Loaded only to find out whether the weights can be used: copying does not look at them.
     checkpoint.read_weights(path)
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
-    load(home)  # as its config and model must be sound too
+    spec = load(home)[1]  # as its config and model must be sound too
     if not checkpoint.is_export(path):
         undamaged(home, names, record.read(home))
     Tokenizer.load(home)
@@ -133,6 +136,11 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     if role is None:
         shutil.copyfile(path / checkpoint.WEIGHTS, to / checkpoint.WEIGHTS)
         tied = checkpoint.tied(path)
+        if spec.table_delta:
+            # The companion that reads the table without its delta stays behind.
+            folded = split_table.folded(checkpoint.read_weights(path))
+            save_tensors(to / checkpoint.WEIGHTS, {name: t for name, t in folded.items() if name not in tied})
+            write_atomic(to / SPEC, json.dumps(to_dict(replace(spec, table_delta=False)), indent=1) + "\n")
     else:
         companion.write(path, home, role, to)
     about = {"run": str(home), "step": checkpoint.step_of(path), "data": text.recorded_fields(home).get("data") or {}}

@@ -85,6 +85,11 @@ ADDED: dict[str, object] = {
     "objective.ngram": 1,
     "objective.short": None,
     "objective.ngrams": None,
+    "objective.sharing": "embedding",
+    **{
+        f"heads.{role}.mixed": False
+        for role in ("classes", "labels", "span", "pair", "replaced", "copy", "scalar", "value", "hidden", "vector")
+    },
 }
 
 

@@ -86,6 +86,10 @@ def _of_part(entry: registry.Entry) -> dict[str, Declared]:
         found[role] = made = Declared(role, **about)  # type: ignore[arg-type]  # literals of the class, read by ast
         if other := [name for name in made.shares if name not in SHARED]:
             raise UserError(f"{where}: models.{role} shares {other[0]!r}; {near(str(other[0]), SHARED)}")
+        if made.delta and "embedding" not in made.shares:
+            raise UserError(
+                f"{where}: models.{role} has a delta to a table that it does not share; add shares=('embedding',)"
+            )
         if made.copies and (made.trains or made.shares or made.words):
             raise UserError(f"{where}: models.{role} copies the trained model: it can't train, share or have words")
     return found

@@ -46,7 +46,7 @@ class Declared:
     those of the model where none is chosen; None: one has to be. copies: where none is chosen it is the trained model as that
     begins. warm: where none is chosen it begins, but for its heads, with the weights that the trained model begins with.
     heads_from: role of a head -> that of a finished model's head which stands for it. judges: the run's reward works with it,
-    and not the objective."""
+    and not the objective. delta: the trained model reads the shared table plus a delta, which alone it moves."""
 
     role: str
     heads: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +57,7 @@ class Declared:
     warm: bool = False
     heads_from: Mapping[str, str] = field(default_factory=dict)
     judges: bool = False
+    delta: bool = False
 
 
 @dataclass(frozen=True)

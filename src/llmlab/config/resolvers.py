@@ -6,6 +6,7 @@ layer come to those of a plain transformer: 12 dim^2 (4 dim^2 of attention, 8 di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,10 +36,10 @@ def cycle(many: str, count: int, one: str, n_layers: int) -> list[str]:
     return [many] * max(1, min(count, n_layers - 1)) + [one]
 
 
-def rate_by_width(rate: float, width: int, dim: int) -> float:
+def rate_by_width(rate: float, width: int, dim: int, most: float = math.inf) -> float:
     """A learning rate that is `rate` at a width, at another width: Adam's goes with 1 / dim (muP: Yang et al. 2022,
-    arXiv:2203.03466, table 3). Three digits."""
-    return float(f"{rate * width / dim:.3g}")
+    arXiv:2203.03466, table 3), but not above `most`. Three digits."""
+    return min(most, float(f"{rate * width / dim:.3g}"))
 
 
 def std_by_width(std: float, width: int, dim: int) -> float:

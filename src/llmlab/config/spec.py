@@ -71,6 +71,7 @@ class ModelSpec:
     init: PartSpec
     notes: tuple[str, ...] = ()
     adapter: PartSpec | None = None
+    table_delta: bool = False  # its token table is that of a companion plus a delta, which alone it moves
 
     @property
     def topology(self) -> str:

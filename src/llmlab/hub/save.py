@@ -41,7 +41,11 @@ def save_hf(model: HubModel | Model, folder: str | Path) -> None:
 def exported(spec: ModelSpec) -> ModelSpec:
     """The model without heads that serve training alone. A score that is read at the last token which is not padding is, of
     one text, that of the last token, which is what a checkpoint without a pad token says; transformers then refuses batches."""
-    kept = {role: part for role, part in spec.heads.items() if part.attribute("exported")}
+    known = {
+        role for entry in _layouts(spec) for head in entry.architectures.values() for role in head.heads(entry.defaults)
+    }
+    # A discriminator is what DeBERTa-v3 is pretrained as, but ELECTRA's layout alone has a class with its head.
+    kept = {r: p for r, p in spec.heads.items() if p.attribute("exported") and (p.name != "replaced" or r in known)}
     for role, part in kept.items():
         if part.name == "scalar" and part.options["pool"] == "last" and part.options["skip"] is None:
             kept[role] = replace(part, options={**part.options, "pool": "end"})
@@ -80,9 +84,13 @@ def tensors_of(
     return {name: tensor.clone() for name, tensor in out.items()}
 
 
+def _layouts(spec: ModelSpec) -> list[Entry]:
+    return [e for e in entries().values() if spec.family in e.families]
+
+
 def described(spec: ModelSpec) -> tuple[Entry, Head, dict]:
     """The entry, class and config.json of a model that was built here, checked by reading them back."""
-    found = [e for e in entries().values() if spec.family in e.families]
+    found = _layouts(spec)
     if not found:
         raise UserError(f"model={spec.family} has no checkpoint layout; known: {', '.join(sorted(entries()))}")
     entry = found[0]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.model import adapters
+from llmlab.model import adapters, split_table
 from llmlab.model.model import Model, Shared
 from llmlab.model.roles import walk
-from llmlab.modules import Table
+from llmlab.modules import SplitTable, Table
 from llmlab.seeds import key
 
 T = TypeVar("T")
@@ -66,9 +66,10 @@ def initialise(model: Model, seed: int, prefix: str = "", rows: tuple[Tensor, Te
             parts = path.split(".")
             # The sizes of the stack: encoder and decoder may differ in width and depth, by which inits scale.
             sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
-            if isinstance(module, Table):
+            if isinstance(module, Table | SplitTable):
                 sizes = sizes.but(gain=module.gain)
-            init.fill(value, role, sizes, _generator(seed, prefix + path))
+            drawn_as = path.removesuffix(name) + getattr(module, "drawn_as", {}).get(name, name)
+            init.fill(value, role, sizes, _generator(seed, prefix + drawn_as))
         if rows is not None and path in begun:
             value[rows[0]] = rows[1]
         _put(parameter, value)
@@ -87,7 +88,7 @@ def spell(model: nn.Module, text: Callable[[int], str]) -> None:
 
 def token_tables(model: Model) -> dict[str, nn.Parameter]:
     """The tables of token vectors of a model's stacks by path, but for those that are another stack's or another model's."""
-    own = {id(stack.embedding.weight) for stack in model.all_stacks()}
+    own = {id(split_table.base(stack.embedding)) for stack in model.all_stacks()}
     return {path: parameter for path, _, _, parameter, _ in walk(model) if id(parameter) in own}
 
 

@@ -15,7 +15,7 @@ from llmlab import attributes
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.memory import Memory
-from llmlab.model import adapters, batch_keys
+from llmlab.model import adapters, batch_keys, split_table
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.stack import Stack
@@ -49,6 +49,8 @@ class Model(nn.Module):
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None
+        if spec.table_delta:
+            split_table.split(first.embedding, spec)
         if spec.sizes.tie_embeddings and not attributes.get(first.embedding, "embedding", "table"):
             raise UserError(
                 f"model.tie_embeddings: embedding={spec.stacks[0].embedding.name} has no table of tokens that a head could "
@@ -56,8 +58,10 @@ class Model(nn.Module):
             )
         # A head's norm is of the layers' kind: ModernBERT's has no bias, as all of its norms.
         norm = spec.stacks[-1].layers[-1].parts["norm"].factory()
+        # As many as are run: a head may have a weight for each, of ALBERT's one layer too.
+        sizes = spec.sizes.but(n_layers=len(spec.stacks[-1].execute))
         self.heads = nn.ModuleDict(
-            {role: part.factory()(spec.sizes, norm, first.embedding) for role, part in spec.heads.items()}
+            {role: part.factory()(sizes, norm, first.embedding) for role, part in spec.heads.items()}
         )
         reading = (*(stack.mask for stack in spec.stacks), *spec.heads.values())
         self._needs = {name for part in reading for name in part.attribute("needs")}
@@ -144,31 +148,48 @@ class Model(nn.Module):
             data=batch_keys.read_in(batch, PLAIN),
         )
         states: tuple[Tensor, ...] = ()
+        all_states: tuple[Tensor, ...] = ()
         if heads and not layers and not any(reads_hidden(self.heads[role]) for role in heads if role in self.heads):
             # Nothing that is asked for reads them: static embeddings would else pay for every layer.
             hidden = torch.empty(*ids.shape, 0, device=ids.device)
         else:
+            asked = self.heads.values() if heads is None else [self.heads[r] for r in heads if r in self.heads]
+            mixed = any(attributes.get(head, "head", "every_layer") for head in asked)
+            every = range(len(self.spec.stacks[-1].execute) + 1) if mixed else ()
             hidden, aux, states = self.stacks[names[-1]](
-                ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory, layers=layers
+                ids,
+                ctx,
+                source_BSD=source,
+                source_valid_BS=source_valid,
+                cache=cache,
+                memory=memory,
+                layers=(*layers, *every),
             )
+            states, all_states = states[: len(layers)], states[len(layers) :]
             _collect(aux, losses, tokens)
         if cache is not None:
             # After the layers: an interrupted forward leaves the length as it was, and `cut` then drops what it wrote.
             cache.length += ids.shape[1]
-        out = self._heads(hidden, states, ctx, heads)
+        out = self._heads(hidden, states, ctx, heads, all_states)
         total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(tokens) if tokens else None)
         return Output(hidden, out, total if losses or tokens else None, source, states)
 
     def _heads(
-        self, hidden: Tensor, states: Sequence[Tensor], ctx: Context, heads: Mapping[str, Tensor | None] | None
+        self,
+        hidden: Tensor,
+        states: Sequence[Tensor],
+        ctx: Context,
+        heads: Mapping[str, Tensor | None] | None,
+        all_states: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         out = {}
         for role, head in self.heads.items():
             if heads is None or role in heads:
                 where = heads[role] if heads else None
-                if states and attributes.get(head, "head", "layers"):
+                every = attributes.get(head, "head", "every_layer")
+                if every or (states and attributes.get(head, "head", "layers")):
                     # In this forward and not in one of its own, behind which FSDP2 has freed what the layers need.
-                    read = torch.stack(tuple(states))
+                    read = torch.stack(tuple(all_states if every else states))
                     out[role] = head(read if where is None else read[:, where], ctx)
                     continue
                 # Rows are picked before the head: logits of 15 % of the tokens cost 15 % (BERT's masked ones).

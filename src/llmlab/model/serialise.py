@@ -58,6 +58,7 @@ class ModelShape(TypedDict):
     init: PartShape
     notes: list[str]
     adapter: NotRequired[PartShape | None]
+    table_delta: NotRequired[bool]
 
 
 def to_dict(spec: ModelSpec) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def from_dict(plain: dict[str, Any]) -> ModelSpec:
         init=PartSpec(**plain["init"]),
         notes=tuple(plain["notes"]),
         adapter=None if plain.get("adapter") is None else PartSpec(**plain["adapter"]),
+        table_delta=plain.get("table_delta", False),
     )
 
 

@@ -31,6 +31,8 @@ def describe(spec: ModelSpec) -> list[str]:
                 where = f"{start}" if start == end else f"{start}-{end}"
                 own = " ".join(_cell(layer, slot) for slot in LAYER_SLOTS if slot not in shared)
                 lines.append(f"  {where:>7} {layer.kind or stack.name:8} {own}")
+    if spec.table_delta:
+        lines.append("token table: a companion's plus a delta, which alone the model moves")
     if spec.adapter is not None:
         lines.append(f"adapter={spec.adapter}")
     return lines

@@ -32,11 +32,11 @@ def trains(home: Path, role: str) -> None:
 
 def weights(path: Path, home: Path, role: str) -> dict[str, Tensor]:
     """The tensors of a companion in the checkpoint `path` of the run in `home`, by the paths of the model alone."""
-    from llmlab.model import build
+    from llmlab.model import build, split_table
 
     spec, trained = folder.companion(home, role), folder.load(home)[1]
     tensors = checkpoint.read_weights(path, role)
-    whole = checkpoint.read_weights(path)
+    whole = split_table.bare(checkpoint.read_weights(path))
     # A part leaves out the tables that it is given, under whatever names: those of its own are there when it is alone.
     mine, theirs = (f"stacks.{each.stacks[0].name}." for each in (spec, trained))
     lent = (f"{mine}embedding.", f"{mine}positions.")

@@ -21,7 +21,7 @@ from llmlab.config.layout import needed_part
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
-from llmlab.model import adapters, build, roles
+from llmlab.model import adapters, build, roles, split_table
 from llmlab.model.model import Model, Shared
 from llmlab.runs import checkpoint
 from llmlab.runs import folder as run_folder
@@ -70,8 +70,9 @@ class Companion:
     def shared(self, trained: Model) -> Shared:
         """The modules of the trained model whose tables it uses."""
         shares, first = self.declared.shares, trained.all_stacks()[0]
+        embedding = split_table.Bare(first.embedding) if trained.spec.table_delta else first.embedding
         return Shared(
-            first.embedding if "embedding" in shares else None,
+            embedding if "embedding" in shares else None,
             first.position_at(first.position_of[0])
             if "position" in shares and self._may_share_position(trained)
             else None,
@@ -173,8 +174,8 @@ def resolve(
 
 
 def fitted(spec: ModelSpec, composed: Composed) -> ModelSpec:
-    """The model that is trained, with heads as wide as the companions whose hidden states they are compared with. UserError
-    where another width was typed."""
+    """The model that is trained, with heads as wide as the companions whose hidden states they are compared with, and a token
+    table as a companion shares it. UserError where another width was typed."""
     heads = dict(spec.heads)
     for role, companion in (
         needed_part(learned.node(composed.cfg), learned.slot(composed.cfg)).attribute("widths").items()
@@ -190,7 +191,8 @@ def fitted(spec: ModelSpec, composed: Composed) -> ModelSpec:
                 f"heads.{role}.width={part.options['width']}, but {KEY}.{companion} is {width} wide; leave it out"
             )
         heads[role] = replace(part, options={**part.options, "width": width})
-    return replace(spec, heads=heads)
+    delta = any(chosen.declared.delta for chosen in composed.companions.values())
+    return replace(spec, heads=heads, table_delta=delta)
 
 
 def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:
@@ -198,7 +200,7 @@ def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Compa
     if not chosen.words:
         # Typed words alone are handed on to a companion, for its own are to count more than those of an experiment. Without
         # any it is the run's own model, whatever that is made of.
-        spec = replace(trained.spec, heads=spec.heads)
+        spec = replace(trained.spec, heads=spec.heads, table_delta=False)
         if chosen.declared.trains:  # all of it does: an adapter is of a model that stays as it is
             spec = replace(spec, adapter=None)
     if "embedding" in chosen.declared.shares:
@@ -268,7 +270,7 @@ def _read(source: str) -> tuple[ModelSpec, Path]:
     """(the spec of a finished model, its checkpoint or Hugging Face folder)."""
     weights = run_folder.start_of(source, tokenizer=False)
     if not run_folder.is_foreign(weights):
-        return run_folder.load(run_folder.home(source))[1], weights
+        return replace(run_folder.load(run_folder.home(source))[1], table_delta=False), weights
     from llmlab.hub.load import describe
 
     return describe(weights).spec, weights
@@ -346,6 +348,10 @@ def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Ma
 def read_weights(path: Path, model: Model, adapter: Path | None = None) -> dict[str, Tensor]:
     """The weights of a checkpoint, or of a Hugging Face folder by the paths of `model`. adapter: a folder with one in PEFT's
     format, which lies on them."""
+    return split_table.fitted(_weights(path, model, adapter), model.spec)
+
+
+def _weights(path: Path, model: Model, adapter: Path | None) -> dict[str, Tensor]:
     if run_folder.is_foreign(path):
         from llmlab.hub import begin
 

@@ -14,7 +14,7 @@ from torch import nn
 from llmlab.config.devices import SHARDED
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.model import build, flops
+from llmlab.model import build, flops, split_table
 from llmlab.runs import checkpoint, record, text
 from llmlab.runs.folder import home, is_foreign, load
 from llmlab.training.companions import naming_role, same_frozen
@@ -135,7 +135,7 @@ def _plain(module: nn.Module) -> list[Any]:
     return [*values, *(p.shape for p in module.parameters())]
 
 
-def _fit(path: Path, model: nn.Module) -> None:
+def _fit(path: Path, model: Model) -> None:
     """From the header of the file alone: no tensor is read."""
     try:
         # safetensors reads the header alone: shapes of a model of any size take milliseconds.
@@ -144,6 +144,7 @@ def _fit(path: Path, model: nn.Module) -> None:
     except (OSError, SafetensorError) as e:
         raise UserError(f"init_from={record.relative_path(path)}: {checkpoint.problem(path) or e}") from e
     there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
+    there = split_table.fitted(there, model.spec)
     if wrong := build.mismatches(*build.shared(model.state_dict(keep_vars=True), there)):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(

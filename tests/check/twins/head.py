@@ -51,7 +51,7 @@ MORE: Settings = {
 
 
 def role(path: str) -> str:
-    if "norm" in path:
+    if "norm" in path or path.startswith("mix."):
         return "norm"
     return {"out.weight": "head", "offsets.weight": "position"}.get(path, "other")
 
@@ -60,8 +60,18 @@ def parameters(given: Given) -> list[str]:
     return [p.removeprefix("head.") for p in given.weights if p.startswith("head.") and "fixed" not in p]
 
 
+def hidden(given: Given) -> np.ndarray:
+    """What is read: `h`, or ELMo's equation 1 of all layers."""
+    if not given.options.get("mixed"):
+        return given.inputs["h"]
+    odds = np.exp(given.weights["head.mix.weights"])
+    layers = given.inputs["layers"]
+    total = sum(odds[j] * layers[j] for j in range(len(layers))) / odds.sum()
+    return given.weights["head.mix.gain"][0] * total
+
+
 def per_token(given: Given, answer: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
-    h = given.inputs["h"]
+    h = hidden(given)
     full = answer(h)
     return {
         "full": full,
@@ -198,7 +208,7 @@ def token(given: Given) -> dict[str, np.ndarray]:
 
     found = per_token(given, answer)
     if has_full_dropout(given):
-        found["training"] = answer(given.inputs["h"], training=True)
+        found["training"] = answer(hidden(given), training=True)
     return found
 
 
@@ -232,7 +242,7 @@ def pooled_vector(given: Given, h: np.ndarray, ids: np.ndarray, valid: np.ndarra
     source=f"Ouyang et al. 2022, section 3.4, read at the last token; other poolings by their names; {SCORES}",
 )
 def pooled(given: Given) -> dict[str, np.ndarray]:
-    h, ids, valid = (given.inputs[key] for key in ("h", "ids", "valid"))
+    h, (ids, valid) = hidden(given), (given.inputs[key] for key in ("ids", "valid"))
     every = np.ones_like(valid)
 
     def answer(h: np.ndarray, ids: np.ndarray, valid: np.ndarray, training: bool = False) -> np.ndarray:

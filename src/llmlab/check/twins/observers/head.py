@@ -4,7 +4,8 @@ A norm of width D and eps is w x / sqrt(mean(x^2) + eps) + b, with weights `NAME
 
 Inputs: hidden states `h` (4, 6, D); `ids` and `source_ids` (4, 6), where 5 and 7 occur in each row; `valid` (4, 6), True where
 there is text, with padding on either side; `rows` (4, 6), True for chosen tokens; and those of `boundary_left`,
-`boundary_right` and `boundary_offset` (4, 3), and `context` and `subwords` (4, 2, 3), that the part `needs`.
+`boundary_right` and `boundary_offset` (4, 3), and `context` and `subwords` (4, 2, 3), that the part `needs`. Of a part that
+reads `every_layer`, `layers` (sizes.n_layers + 1, 4, 6, D) in place of `h`.
 
 Outputs:
 - `full`: of `h` and `ids` without padding. `padded`: with `valid`. `source`: with `source_ids` in the batch.
@@ -71,17 +72,19 @@ def observe(setting: Setting) -> Observed:
     if "longest" in options_of(setting) and "boundary_offset" in inputs:
         inputs["boundary_offset"] = inputs["boundary_offset"].clone()
         inputs["boundary_offset"][0, 0] = options_of(setting)["longest"]
-    h, ids, valid = inputs["h"], inputs["ids"], inputs["valid"]
+    if attributes.get(head, "head", "every_layer"):
+        inputs["layers"] = 2 * uniform("layers", sizes.n_layers + 1, B, T, sizes.dim) + 0.3
+    h, ids, valid = inputs.get("layers", inputs["h"]), inputs["ids"], inputs["valid"]
     data = {key: inputs[key] for key in DATA if key in inputs}
     full = Context(T, ids=ids, data=data)
     outputs: dict[str, Tensor] = {"full": head(h, full)}
     if per_token:
-        outputs["rows"] = head(h[inputs["rows"]], full)
+        outputs["rows"] = head(h[..., inputs["rows"], :], full)
     else:
         outputs["padded"] = head(h, Context(T, ids=ids, valid=valid, data=data))
         outputs["source"] = head(h, Context(T, ids=ids, data={**data, "source_ids": inputs["source_ids"]}))
         if not data:
-            outputs["later"] = head(h[:, 2:], Context(T - 2, 2, ids=ids[:, 2:], valid=valid.flip(1)))
+            outputs["later"] = head(h[..., 2:, :], Context(T - 2, 2, ids=ids[:, 2:], valid=valid.flip(1)))
     if sizes.dropout == 1.0 or options_of(setting).get("dropout") == 1.0:
         outputs["training"] = head.train()(h, full)
     if data:
