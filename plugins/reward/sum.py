@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmlab.attributes import get
 from llmlab.errors import UserError
 from llmlab.registry import declared, load, register
 
@@ -55,21 +54,14 @@ class WeightedSum:
                 raise UserError(f"reward.options: {name} has no option {other[0]}; it has {', '.join(known) or 'none'}")
         self.of = tuple(of)
         self.parts = [load("reward", name, dict(own))() for name, own in each]
-        self.models = {role: about for part in self.parts for role, about in _models(part).items()}
+        judging = [declared("reward", name, own).attribute("models") for name, own in each]
+        self.models = {role: about for models in judging for role, about in models.items()}
+        self.roles = [tuple(models) for models in judging]
         self.needs = tuple(dict.fromkeys(field for part in self.parts for field in part.needs))
 
     def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str], **judged: Any) -> list[float]:
         """judged: the batch and the models of parts that work with models."""
-        each = np.array([part.score(records, answers, **_given(part, judged)) for part in self.parts], np.float64)
+        given = [{name: judged[name] for name in ("batch", *roles)} if roles else {} for roles in self.roles]
+        pairs = zip(self.parts, given, strict=True)
+        each = np.array([part.score(records, answers, **more) for part, more in pairs], np.float64)
         return (self.weights @ each).tolist() if len(answers) else []
-
-
-def _models(part: Any) -> dict[str, Any]:
-    found: dict[str, Any] = get(part, "reward", "models")
-    return found
-
-
-def _given(part: Any, judged: Mapping[str, Any]) -> dict[str, Any]:
-    """What a part's `score` is given beside records and answers."""
-    models = _models(part)
-    return {name: judged[name] for name in ("batch", *models)} if models else {}

@@ -98,6 +98,8 @@ def declared(slot: str, name: str, options: Mapping[str, Any]) -> Entry:
     others = [str(o) for o in own[option] or ()]
     if name in others:
         raise UserError(f"{slot}.{option}: {name} can't be one of its own parts; leave it out")
+    if not others and slot == "reward":
+        return entry  # it refuses that itself
     if not others:
         raise UserError(f"{slot}.{option} is empty; name one part of the slot {slot} at least")
     each = [dict(o) for o in own.get(entry.attribute("joins_options")) or [{}] * len(others)]
