@@ -106,11 +106,15 @@ class PolicyGradient:
         "kl=reward": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
     }
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
-        {"samples": 2},
-        {"max_new": 3},
-        {"temperature": 0.5},
-        {"batches": 3},
-        {"epochs": 2},
+        {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
+        {"advantage": "mean_batch", "std_eps": 0.3, "samples": 3},
+        {"clip_low": 0.1, "clip_high": 0.15},
+        {"aggregation": "constant", "length": 5},
+        {"kl": "shown", "beta": 0.0},
+        {"kl": "loss", "beta": 0.3, "estimator": "k2"},
+        {"kl": "reward", "beta": 0.3, "estimator": "k1"},
+        {"kl": "reward", "beta": 0.3, "estimator": "k3"},
+        {"overlong": 0.5, "max_new": 6, "aggregation": "sequence_sum"},
     )
 
     def __init__(
@@ -187,7 +191,7 @@ class PolicyGradient:
             )
         if self.advantage == "batch" and self.ratio == "product":
             raise ValueError(
-                "alignment.advantage=batch has a return for each token, and ratio=product one for each answer"
+                "alignment.advantage=batch has a return for each token, and alignment.ratio=product one for each answer"
             )
 
     # ---------------------------------------------------------------- a rollout

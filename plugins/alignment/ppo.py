@@ -65,7 +65,17 @@ class ProximalPolicyOptimization:
         "critic=own": {"models": {"critic": {"heads": {"value": "value"}, "trains": True, "words": ()}}},
         "critic=shared": {"heads": {"value": "value"}},
     }
-    telling: ClassVar[tuple[dict[str, Any], ...]] = ({"lam": 0.5}, {"gamma": 0.5}, {"beta": 0.3}, {"clip": 0.1})
+    telling: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"lam": 0.5},
+        {"gamma": 0.5},
+        {"beta": 0.3},
+        {"clip": 0.1},
+        {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
+        {"target": 1.0},
+        {"value_clip": 0.7},
+        {"value_weight": 0.5},
+        {"no_end": 0.5},
+    )
 
     def __init__(
         self,

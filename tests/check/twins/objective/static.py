@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.check.twins.observers.objective import BALANCE
+from llmlab.check.twins.observers.scored import BALANCE
 from llmlab.check.twins.observers.texts import SIZE, text_of
 from llmlab.twins import Given, twin
 from twins import Settings
