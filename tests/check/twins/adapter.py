@@ -70,7 +70,7 @@ def lora(given: Given) -> Arrays:
 @twin(
     "adapter",
     "dora",
-    source="Liu et al. 2024, arXiv:2402.09353, equations 5 and 11; dropout: PEFT 0.17 tuners/lora/dora.py",
+    source="Liu et al. 2024, arXiv:2402.09353, equations 5 and 11; dropout: PEFT 0.21.2 tuners/lora/dora.py",
 )
 def dora(given: Given) -> Arrays:
     return low_rank(given)
