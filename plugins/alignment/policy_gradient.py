@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, log_probabilities, prepared
+from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, log_probabilities, prepared, there
 from llmlab.registry import register
 from llmlab.slots import Answers, LanguageModel, Loss, Pass, Rollout, Vocabulary, auxiliary
 
@@ -215,8 +215,8 @@ class PolicyGradient:
         grid = rewards.reshape(-1, answers.samples)
         penalty = np.zeros_like(answers.log_probabilities)
         if self.kl == "reward":
-            there = np.arange(penalty.shape[1]) < answers.lengths[:, None]
-            gap = torch.from_numpy(np.where(there, answers.log_probabilities - answers.measured["reference"], 0.0))
+            real = there(answers.lengths, penalty.shape[1])
+            gap = torch.from_numpy(np.where(real, answers.log_probabilities - answers.measured["reference"], 0.0))
             penalty = self.beta * kl_estimate(gap, self.estimator).numpy()
         if self.advantage == "batch":
             advantages = of_tokens(rewards, penalty, answers.lengths, self.std_eps)

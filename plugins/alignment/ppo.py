@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, log_probabilities, prepared
+from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, log_probabilities, prepared, there
 from llmlab.registry import register
 from llmlab.slots import Answers, LanguageModel, Loss, Output, Pass, Rollout, Vocabulary, auxiliary
 
@@ -138,11 +138,11 @@ class ProximalPolicyOptimization:
         return {**by_token, "kl": by_token["kl"].sum(1)}
 
     def credit(self, answers: Answers) -> dict[str, np.ndarray]:
-        lengths, there = answers.lengths, np.arange(answers.log_probabilities.shape[1]) < answers.lengths[:, None]
-        gap = np.where(there, answers.log_probabilities - answers.measured["reference"], 0.0)
+        lengths, real = answers.lengths, there(answers.lengths, answers.log_probabilities.shape[1])
+        gap = np.where(real, answers.log_probabilities - answers.measured["reference"], 0.0)
         rewards = -self.coefficient * kl_estimate(torch.from_numpy(gap), self.estimator).numpy()
         rewards[np.arange(len(lengths)), lengths - 1] += answers.rewards - self.no_end * answers.truncated
-        values = np.where(there, answers.measured["value"], 0.0)
+        values = np.where(real, answers.measured["value"], 0.0)
         advantages = generalised_advantages(rewards, values, lengths, self.gamma, self.lam)
         returns = advantages + values
         known = explained_variance(values, returns, lengths)

@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
+from llmlab.slots import IGNORED, LanguageModel, Loss, Pass, Vocabulary, auxiliary
 from llmlab.twins import Given, twin
-
-IGNORED = -100  # the label of a token that is no target
 
 
 @register("alignment", "my_alignment")
