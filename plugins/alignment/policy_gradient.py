@@ -101,6 +101,7 @@ class PolicyGradient:
     measures = {"policy": "loss", "reward": "reward"}
     collate = "pad"
     when = {
+        "clip=cispo": {"estimates": True},
         "kl=shown": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
         "kl=loss": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
         "kl=reward": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
