@@ -25,7 +25,13 @@ class LowRank:
     by role; the experts of a mixture, whose linears are grouped, and its router are left as they are.
     """
 
-    telling = ({"rank": 3}, {"alpha": 7.0}, {"rank_stabilised": True, "rank": 4}, {"targets": ["k", "out"]})
+    telling = (
+        {"rank": 3},
+        {"alpha": 7.0},
+        {"rank_stabilised": True, "rank": 4},
+        {"targets": ["k", "out"]},
+        {"dropout": 0.5},
+    )
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlab.policy import without_spread
+from llmlab.policy import there, without_spread
 
 
 def of_groups(rewards_PS: np.ndarray, how: str, eps: float = 0.0) -> np.ndarray:
@@ -37,13 +37,13 @@ def of_groups(rewards_PS: np.ndarray, how: str, eps: float = 0.0) -> np.ndarray:
 
 def of_tokens(rewards_N: np.ndarray, penalty_NA: np.ndarray, lengths_N: np.ndarray, eps: float = 0.0) -> np.ndarray:
     """(N, A): an answer's reward less the penalties from the token on, its mean and spread those of all tokens."""
-    there = np.arange(penalty_NA.shape[1]) < lengths_N[:, None]
-    penalty_NA = np.where(there, penalty_NA, 0.0)
+    real = there(lengths_N, penalty_NA.shape[1])
+    penalty_NA = np.where(real, penalty_NA, 0.0)
     to_go = rewards_N[:, None] - penalty_NA[:, ::-1].cumsum(1)[:, ::-1]
-    values = to_go[there]
+    values = to_go[real]
     if len(values) < 2 or without_spread(values[None])[0]:
         return np.zeros_like(to_go)
-    return np.where(there, (to_go - values.mean()) / (values.std(ddof=1) + eps), 0.0)
+    return np.where(real, (to_go - values.mean()) / (values.std(ddof=1) + eps), 0.0)
 
 
 def overlong(lengths_N: np.ndarray, max_new: int, share: float) -> np.ndarray:

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmlab.slots import IGNORED as IGNORED
 from llmlab.slots import LanguageModel, Output, Pass
-
-# PyTorch's default `ignore_index`.
-IGNORED = -100  # a label that is no target
 
 
 class Scored(NamedTuple):

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from llmlab.optima import Case, Optimum, best_answer, tilted, tilted_backwards
-from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, greedy, log_probabilities, prepared, without_spread
+from llmlab.policy import (
+    IGNORED,
+    Recomputed,
+    entropies,
+    exact_kl,
+    greedy,
+    log_probabilities,
+    prepared,
+    there,
+    without_spread,
+)
 from llmlab.registry import register
 from llmlab.slots import Answers, LanguageModel, Loss, Pass, Rollout, Vocabulary, auxiliary
 
@@ -103,17 +113,22 @@ class PolicyGradient:
     measures = {"policy": "loss", "reward": "reward"}
     collate = "pad"
     when = {
+        "clip=cispo": {"estimates": True},
         "kl=shown": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
         "kl=loss": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
         "kl=reward": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
     }
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
-        {"samples": 2},
-        {"max_new": 3},
-        {"temperature": 0.5},
-        {"batches": 3},
-        {"epochs": 2},
+        {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
         {"resample": 2},
+        {"advantage": "mean_batch", "std_eps": 0.3, "samples": 3},
+        {"clip_low": 0.1, "clip_high": 0.15},
+        {"aggregation": "constant", "length": 5},
+        {"kl": "shown", "beta": 0.0},
+        {"kl": "loss", "beta": 0.3, "estimator": "k2"},
+        {"kl": "reward", "beta": 0.3, "estimator": "k1"},
+        {"kl": "reward", "beta": 0.3, "estimator": "k3"},
+        {"overlong": 0.5, "max_new": 6, "aggregation": "sequence_sum"},
     )
 
     def __init__(
@@ -197,7 +212,7 @@ class PolicyGradient:
             )
         if self.advantage == "batch" and self.ratio == "product":
             raise ValueError(
-                "alignment.advantage=batch has a return for each token, and ratio=product one for each answer"
+                "alignment.advantage=batch has a return for each token, and alignment.ratio=product one for each answer"
             )
 
     # ---------------------------------------------------------------- a rollout
@@ -221,8 +236,8 @@ class PolicyGradient:
         grid = rewards.reshape(-1, answers.samples)
         penalty = np.zeros_like(answers.log_probabilities)
         if self.kl == "reward":
-            there = np.arange(penalty.shape[1]) < answers.lengths[:, None]
-            gap = torch.from_numpy(np.where(there, answers.log_probabilities - answers.measured["reference"], 0.0))
+            real = there(answers.lengths, penalty.shape[1])
+            gap = torch.from_numpy(np.where(real, answers.log_probabilities - answers.measured["reference"], 0.0))
             penalty = self.beta * kl_estimate(gap, self.estimator).numpy()
         if self.advantage == "batch":
             advantages = of_tokens(rewards, penalty, answers.lengths, self.std_eps)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmlab.optima import Case, Optimum, best_answer, tilted
-from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, greedy, log_probabilities, prepared
+from llmlab.policy import IGNORED, Recomputed, entropies, exact_kl, greedy, log_probabilities, prepared, there
 from llmlab.registry import register
 from llmlab.slots import Answers, LanguageModel, Loss, Output, Pass, Rollout, Vocabulary, auxiliary
 
@@ -77,7 +77,17 @@ class ProximalPolicyOptimization:
         },
         "critic=shared": {"heads": {"value": "value"}},
     }
-    telling: ClassVar[tuple[dict[str, Any], ...]] = ({"lam": 0.5}, {"gamma": 0.5}, {"beta": 0.3}, {"clip": 0.1})
+    telling: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"lam": 0.5},
+        {"gamma": 0.5},
+        {"beta": 0.3},
+        {"clip": 0.1},
+        {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
+        {"target": 1.0},
+        {"value_clip": 0.7},
+        {"value_weight": 0.5},
+        {"no_end": 0.5},
+    )
 
     def __init__(
         self,
@@ -140,11 +150,11 @@ class ProximalPolicyOptimization:
         return {**by_token, "kl": by_token["kl"].sum(1)}
 
     def credit(self, answers: Answers) -> dict[str, np.ndarray]:
-        lengths, there = answers.lengths, np.arange(answers.log_probabilities.shape[1]) < answers.lengths[:, None]
-        gap = np.where(there, answers.log_probabilities - answers.measured["reference"], 0.0)
+        lengths, real = answers.lengths, there(answers.lengths, answers.log_probabilities.shape[1])
+        gap = np.where(real, answers.log_probabilities - answers.measured["reference"], 0.0)
         rewards = -self.coefficient * kl_estimate(torch.from_numpy(gap), self.estimator).numpy()
         rewards[np.arange(len(lengths)), lengths - 1] += answers.rewards - self.no_end * answers.truncated
-        values = np.where(there, answers.measured["value"], 0.0)
+        values = np.where(real, answers.measured["value"], 0.0)
         advantages = generalised_advantages(rewards, values, lengths, self.gamma, self.lam)
         returns = advantages + values
         known = explained_variance(values, returns, lengths)

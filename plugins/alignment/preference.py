@@ -125,7 +125,7 @@ class Preferences:
         {"beta": 0.3},
         {"margin": 0.5},
         {"label_smoothing": 0.2},
-        {"nll": 0.5},
+        {"nll": 0.5, "nll_over": "tokens"},
         {"nll": 0.5, "nll_over": "answers"},
         {"weight": 0.5},
     )

@@ -10,10 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import LanguageModel, Loss, Vocabulary, auxiliary
-
-ANSWER = "assistant"
-IGNORED = -100  # a label that is no target
+from llmlab.slots import ANSWER, IGNORED, LanguageModel, Loss, Vocabulary, auxiliary
 
 
 @register("alignment", "sft")

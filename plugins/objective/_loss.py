@@ -8,10 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmlab.slots import IGNORED as IGNORED
 from llmlab.slots import Loss, Output, auxiliary
-
-# PyTorch's default `ignore_index`, and what Hugging Face's collators write.
-IGNORED = -100  # a label that is no target
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.objectives import Loss, Pass, Rollout
+from llmlab.values import IGNORED as IGNORED
 from llmlab.values import Output
 
-IGNORED = -100  # the label of a token that is the prompt's
 # Mean difference of two log-probabilities that the order of sums explains, by the type of the logits, for a cached step and a
 # whole forward take other kernels. Measured: up to 3e-6 in float32, 0.03 in bfloat16. The mean and not the largest, as a
 # router may send a token to another expert where two are as good as equal, which in bfloat16 moved one token in 500 by 2.
@@ -135,6 +135,11 @@ def log_probabilities(
     # A mask flattens row by row, and so do the log-probabilities.
     rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)[where]
     return Recomputed(now, then, rows, output, log_p, where)
+
+
+def there(lengths_N: np.ndarray, longest: int) -> np.ndarray:
+    """(N, longest) bool: an answer has a token there."""
+    return np.arange(longest) < lengths_N[:, None]
 
 
 def entropies(log_p: Tensor) -> Tensor:

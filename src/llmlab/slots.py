@@ -40,7 +40,9 @@ from llmlab.objectives import Rollout as Rollout
 from llmlab.objectives import Vocabulary as Vocabulary
 from llmlab.objectives import Words as Words
 from llmlab.objectives import Writing as Writing
+from llmlab.record_kinds import ANSWER as ANSWER
 from llmlab.sizes import Sizes
+from llmlab.values import IGNORED as IGNORED
 from llmlab.values import Aux as Aux
 from llmlab.values import Choice as Choice
 from llmlab.values import Context as Context

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+IGNORED = -100  # a label that is no target: PyTorch's default `ignore_index`, and what Hugging Face's collators write
+
 
 class Aux(NamedTuple):
     """Output of a routed layer, and of a whole model, beside its hidden states. None where it has nothing to say."""

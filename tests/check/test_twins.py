@@ -90,10 +90,10 @@ def test_every_option_shows(part):
 
 
 def _differs(setting, key):
-    """True if a setting gives other numbers without an option; or none, as the others mean nothing without it."""
+    """True if a setting gives other numbers without an option; or if either is refused, as some mean nothing together."""
     rest = Setting(setting.slot, setting.name, {k: v for k, v in setting.options.items() if k != key})
-    shown = _all(OBSERVERS[setting.slot](setting))
     try:
+        shown = _all(OBSERVERS[setting.slot](setting))
         without = _all(OBSERVERS[setting.slot](rest))
     except ValueError:
         return True

@@ -124,6 +124,8 @@ def test_refused(typed, said, here):
 
 
 WRONG = {  # what a formula has, and what another one has there
+    "adapter": ("return y * (1 + self.gain)", "return y + self.gain"),
+    "alignment": ("(1 - (-nll).exp())", "(1 + (-nll).exp())"),
     "attention": ("Score(scale / temperature", "Score(scale * temperature"),
     "block": ("x_BTD + self.scale * self.dropout", "x_BTD + self.dropout"),
     "embedding": ("x_BTD = self.scale * nn.", "x_BTD = nn."),

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from llmlab import attributes
 from llmlab.check.learning import loss_function, parameter_gradients, require_gradients, require_scale
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, generator
+from llmlab.config import learned
 from llmlab.model.model import Model
 from llmlab.model.roles import parameters
 from llmlab.slots import Loss
@@ -35,7 +36,8 @@ def slope(subject: Subject) -> None:
     """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
     require_gradients(subject)
     require_scale(subject)
-    if any(attributes.get(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
+    own = learned.entry(subject.composed.cfg).attribute("estimates")
+    if own or any(attributes.get(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
     loss = loss_function(subject, subject.model)()
     gradient = parameter_gradients(subject.model, loss._replace(aux={}).mean())

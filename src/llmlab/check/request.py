@@ -17,7 +17,8 @@ ALONE_SLOTS = (
     "optimizer",
     "schedule",
     "reward",
-)  # of parts that are in no model, so that each is checked by itself
+    "adapter",
+)  # of parts that are in no model, or beside the linears of any, so that each is checked by itself
 METHOD_SLOTS = ("alignment",)  # of parts that train a decoder in the objective's place: each in one model, by itself
 SLOTS = (*MODEL_SLOTS, *METHOD_SLOTS, *ALONE_SLOTS)
 BASE_FAMILY = "llama3"  # gives the sizes and traits of a model where no family is typed
@@ -88,6 +89,7 @@ def _together(items: Mapping[str, str], family: str | None) -> list[str]:
     if len(items) == 1 and family is None:
         return []
     alone = {**dict.fromkeys(ALONE_SLOTS, "is in no model"), **dict.fromkeys(METHOD_SLOTS, "goes by no other part")}
+    alone["adapter"] = "adapts the linears of any model"
     words = [(f"{slot}={name}", alone[slot]) for slot, name in items.items() if slot in alone]
     return [f"{word} {why}, so it is checked by itself: llmlab check {word}" for word, why in words]
 

@@ -57,7 +57,7 @@ class Case:
 
     @property
     def alone(self) -> bool:
-        """True of a part that is in no model, so that there is none to build."""
+        """True of a part that is asked without a model, so that there is none to build."""
         return bool(self.parts) and self.parts[0][0] in ALONE_SLOTS
 
 

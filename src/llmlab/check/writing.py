@@ -36,8 +36,8 @@ RULES = (
 def generation(subject: Subject) -> None:
     """Prompts continued together over one cache, or unmasked together, get the tokens that each gets alone without.
 
-    In a family as it is also: what is drawn follows the rules of sampling, each prompt's own seed and its own end; and turns
-    of a conversation over one cache are those of a cache made anew.
+    In a family as it is also: what is drawn follows the rules of sampling, each prompt's own seed and its own end; turns of a
+    conversation over one cache are those of a cache made anew; and a prompt that leaves no room for a token is refused.
     """
     if "tokens" not in subject.token_roles:
         raise NotApplicable("it writes no text: it has no head for tokens")
@@ -62,6 +62,7 @@ def generation(subject: Subject) -> None:
             _drawn_by_rules(subject, prompts, rules, deviation)
         _ends(subject, prompts)
         _turns(subject)
+        _room(subject)
 
 
 def _start(subject: Subject) -> int | None:
@@ -90,6 +91,19 @@ def _greedy_without_cache(subject: Subject, prompt: list[int]) -> list[int]:
     for _ in range(NEW):
         new.append(int(_logits(subject, prompt, new)[-1].argmax()))
     return new
+
+
+def _room(subject: Subject) -> None:
+    """A prompt of as many tokens as the model has positions gets one token, a longer one is refused."""
+    bound = limit(subject.model)
+    if bound is None or subject.encoder_decoder:
+        return
+    how = partial(generate_all, subject.model, max_new=NEW, sampling=Sampling(temperature=0))
+    if len(found := list(how([[FIRST_ID] * bound]))) != 1:
+        raise CheckFailed(f"a prompt of {bound} tokens is continued by {len(found)}, where there are {bound} positions")
+    with suppress(UserError):
+        list(how([[FIRST_ID] * (bound + 1)]))
+        raise CheckFailed(f"a prompt of {bound + 1} tokens is not refused, where there are {bound} positions")
 
 
 # ---------------------------------------------------------------- rules of sampling

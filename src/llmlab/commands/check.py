@@ -19,7 +19,7 @@ from llmlab.errors import UserError
 USAGE = """\
 llmlab check                                     every part with every other, every family as it is (minutes)
 llmlab check SLOT=PART [SLOT.OPTION=VALUE ...]   one part, of your own too, with every other (half a minute)
-llmlab check schedule=PART                       one that is in no model, by itself; so optimizer=, reward=, filter= (seconds)
+llmlab check schedule=PART                       one by itself; so optimizer=, reward=, filter=, adapter= (seconds)
 llmlab check SLOT=PART SLOT=PART ...             one model with these parts
 llmlab check model=FAMILY [SLOT=PART ...]        one family, or the family with other parts
 llmlab check --families                          every family with every part that it does not have

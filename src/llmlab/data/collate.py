@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llmlab import attributes
 from llmlab.slots import Objective
+from llmlab.values import IGNORED
 
 
 class Drawable(Protocol):
@@ -27,8 +28,6 @@ class Drawable(Protocol):
 
 How = Literal["stack", "pad", "pack"]
 Prepared = dict[str, Any]
-# F.cross_entropy's own default of ignore_index.
-IGNORED = -100  # a label that is no target
 MULTIPLE = 8  # to which a padded length is rounded up: tensor cores take multiples of it, and fewer shapes are compiled
 
 

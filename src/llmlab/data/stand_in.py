@@ -82,18 +82,19 @@ def _words(n: int) -> Array:
 
 
 def _answered(objective: Objective, tokens: Array) -> dict[str, Any]:
-    """A prompt and an answer as long as one may be, with the log-probabilities of a model that knows nothing yet."""
+    """A prompt and an answer as long as one may be, likelier when it was drawn than to a model that knows nothing yet."""
     rollout = getattr(objective, "rollout", None)
     # An answer that leaves no room for a prompt would be a sample of nothing.
     longest = len(tokens) // 2 if rollout is None or rollout.max_new >= len(tokens) else rollout.max_new
     prompt, answer = tokens[: len(tokens) - longest], tokens[len(tokens) - longest :]
     if rollout is not None and attributes.get(objective, "objective", "together"):
         n = rollout.samples
-        drawn_of_each = {"log_probabilities": [np.full(len(answer), -5.0)] * n, "truncated": [0.0] * n}
+        drawn_of_each = {"log_probabilities": [np.full(len(answer), -1.0)] * n, "truncated": [0.0] * n}
         # Each other one turned round, and each worth less than the one before.
         own = {"answers": [answer[:: 1 - 2 * (i % 2)] for i in range(n)], "reward": [1.0 / (1 + i) for i in range(n)]}
         return {"prompt": prompt, "rest": {}, **own, **drawn_of_each}
-    drawn = {"log_probabilities": np.full(len(answer), -5.0), "advantage": 1.0, "reward": 1.0}
+    # A better answer that has become likelier is held by its ratio's upper bound, and has no gradient.
+    drawn = {"log_probabilities": np.full(len(answer), -1.0), "advantage": 1.0, "reward": 1.0}
     return {"prompt": prompt, "rest": {}, "answer": answer, **drawn}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmlab.registry import register
 from llmlab.slots import Linear
+from llmlab.twins import Given, twin
 
 
 @register("adapter", "my_adapter")
@@ -48,3 +50,11 @@ class Gain(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, linear: nn.Module) -> Tensor:
         return y * (1 + self.gain)
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.adapter.
+@twin("adapter", "my_adapter", source="Liu et al. 2022, section 3.3")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    scaled = given.inputs["weight"] * (1 + given.weights["gain"])[:, None]
+    return {"plain": given.inputs["x"] @ scaled.T, "merged": scaled}

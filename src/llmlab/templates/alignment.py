@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
-
-IGNORED = -100  # the label of a token that is no target
+from llmlab.slots import IGNORED, LanguageModel, Loss, Pass, Vocabulary, auxiliary
+from llmlab.twins import Given, twin
 
 
 @register("alignment", "my_alignment")
@@ -72,3 +71,18 @@ class MyAlignment:
             value = nll if name == "nll" else -(1 - (-nll).exp()).clamp(min=1e-6).log()
             terms[name] = value.sum(), where.sum()
         return Loss(terms, weights={"unlikely": self.weight}, aux={"model": auxiliary(*outputs)})
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.alignment.
+@twin("alignment", "my_alignment", source="Welleck et al. 2020, equation 4")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    labels, scores = given.inputs["batch/row_labels"], given.inputs["batch/scores/tokens"]
+    scores = scores.reshape(*labels.shape, -1)  # those of each prompt's two answers, one after the other
+    p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    found = {"batch/weight/unlikely": np.array(given.options["weight"])}
+    for row, name in enumerate(("nll", "unlikely")):
+        said = [p[i, row, t, labels[i, row, t]] for i, t in np.argwhere(labels[:, row] >= 0)]
+        log = np.log(said) if name == "nll" else np.log(1 - np.array(said))
+        found[f"batch/loss/{name}"] = np.array([-log.sum(), len(said)])
+    return found

@@ -76,7 +76,8 @@ def around(owner: Any, name: str, change: Callable[..., Any]) -> Patch:
 
 def every() -> list[Bug]:
     """All bugs, by what they are about."""
-    from bugs import attention, experts, kernels, layers, positions, precision, recipe, state, training
+    from bugs import attention, experts, kernels, layers, methods, positions, precision, recipe, state, training
 
-    assert all(m.__doc__ for m in (attention, kernels, positions, layers, experts, training, precision, recipe, state))
+    modules = (attention, kernels, positions, layers, experts, training, precision, recipe, methods, state)
+    assert all(m.__doc__ for m in modules)
     return BUGS

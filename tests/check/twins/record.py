@@ -13,6 +13,7 @@ import numpy as np
 from llmlab import registry, twins
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
+from llmlab.check.twins.observers.observed import options_of
 from llmlab.check.twins.settings import Setting
 
 DIGITS, FEW_DIGITS = 10, 3  # significant ones
@@ -42,7 +43,13 @@ def contents(slot: str) -> dict[str, Any]:
     parts: dict[str, dict[str, Any]] = {
         name: {**records.declaration(slot, name), "shapes": {}} for name in registry.names(slot)
     }
-    entries = [_record(setting, parts[setting.name]["shapes"]) for setting in settings_of_slot(slot)]
+    refuses = getattr(_module(slot), "refuses", lambda name, options: False)
+    entries = [
+        {**_head(setting), "refused": True}
+        if refuses(setting.name, options_of(setting))
+        else _record(setting, parts[setting.name]["shapes"])
+        for setting in settings_of_slot(slot)
+    ]
     for name in parts:
         entries += [{**_head(setting), "refused": True} for setting in listed(slot, name, "REFUSED")]
     return {"parts": parts, "records": entries}

@@ -336,7 +336,11 @@ def test_exact_kl_of_tokens_adds_up_to_that_of_answers():
         ("dr_grpo", {"length": 0}, "alignment.length must be at least 1, but is 0"),
         ("grpo", {"clip_low": 1.5}, "at most 1, but are 0.0 and 1.5"),
         ("grpo", {"clip_high": -0.1}, "alignment.clip_high must be at least 0, but is -0.1"),
-        ("reinforce_pp", {"ratio": "product"}, "a return for each token, and ratio=product one for each answer"),
+        (
+            "reinforce_pp",
+            {"ratio": "product"},
+            "a return for each token, and alignment.ratio=product one for each answer",
+        ),
         ("grpo", {"temperature": 0.0}, "alignment.temperature"),
     ],
 )

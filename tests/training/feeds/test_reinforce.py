@@ -1,6 +1,7 @@
 """REINFORCE on a task that can be seen through: answer with the digit of the prompt."""
 
 import json
+from itertools import product
 
 import pytest
 import ranks
@@ -76,19 +77,29 @@ def test_what_a_run_says_of_itself(whole, column):
     assert all(column(folder, "grad_norm"))
 
 
-@pytest.mark.slow  # 200 steps: 6 s
+@pytest.mark.slow  # 170 steps: 6 s
 def test_it_learns_in_seconds(task, column, tmp_path):
-    """From what chance gives, a fifth, to all of the held-out prompts, which none of training's equals."""
+    """From what chance gives to all of the held-out prompts, which none of training's equals. Seeds 1 to 4 end at 1.0."""
+    # 1,200 of them: as no step is made where all answers to each prompt are worth the same, a model that has learnt a few by
+    # heart stays as it is, half wrong on others. Five digits, as one that is never drawn is never learnt.
+    letters = ["".join(of) for n in (1, 2, 3) for of in product("abcdef", repeat=n)]
+    prompts = [(before, str(digit)) for before in letters for digit in range(5)]
+    # In an order of its own, so that what is held out is of all kinds; 997 is prime.
+    mixed = [prompts[i * 997 % len(prompts)] for i in range(1200)]
+    lines = [json.dumps({"prompt": f"{before}{digit}=", "answer": digit}) for before, digit in mixed]
+    (tmp_path / "digits.jsonl").write_text("\n".join(lines))
     how = [
+        f"data.path={tmp_path / 'digits.jsonl'}",
         "alignment=reinforce",
-        "budget.steps=200",
+        "alignment.samples=8",
+        "alignment.advantage=group",
+        "budget.steps=170",
         "train.batch_size=64",
-        "optimizer.lr=1e-2",
+        "optimizer.lr=7e-3",
+        "schedule=constant",
         "schedule.warmup_share=0.1",
         "train.log_every=5",
-        # No step is made where all answers to each prompt are worth the same, so that a model that is right on all of training
-        # stays as it is: by the seed it has learnt the digit then, or prompts by heart (half of the held-out ones).
-        "seed=2",
+        "seed=1",
     ]
     record = run(tmp_path / "run", *task, *how)
     rewards = column(tmp_path / "run", "reward")

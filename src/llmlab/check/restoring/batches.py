@@ -11,10 +11,10 @@ from torch import Tensor
 from llmlab import attributes
 from llmlab.data import stand_in
 from llmlab.slots import Objective
+from llmlab.values import IGNORED
 
 SEQ_LEN, ROWS, SIZE = 6, 3, 9
 SEED = 2  # of chances at which some tokens are drawn as they were
-IGNORED = -100
 Batch = dict[str, Tensor]
 Made = Callable[[Objective], tuple[Batch, Batch]]
 TOKENS = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)

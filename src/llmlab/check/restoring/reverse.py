@@ -10,8 +10,8 @@ from llmlab.check.subject import CheckFailed
 from llmlab.check.twins.observers.infilling import Text
 from llmlab.check.twins.observers.infilling import infilled as rearranged
 from llmlab.check.twins.observers.texts import SENTENCE_ENDS
+from llmlab.values import IGNORED
 
-IGNORED = -100
 Prepared = Mapping[str, np.ndarray]
 Reverse = Callable[[Prepared, Text, Mapping[str, int]], np.ndarray]
 

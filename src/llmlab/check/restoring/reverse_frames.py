@@ -8,8 +8,8 @@ import numpy as np
 
 from llmlab.check.subject import CheckFailed
 from llmlab.check.twins.observers.texts import Text
+from llmlab.values import IGNORED
 
-IGNORED = -100
 Prepared = Mapping[str, np.ndarray]
 
 

@@ -42,12 +42,17 @@ def _compare_with_records(slot: str, name: str, recorded: list[Record]) -> None:
     known = {record.setting.as_json() for record in recorded}
     if new := [setting for setting in settings.of_part(slot, name) if setting.as_json() not in known]:
         raise CheckFailed(f"{new[0]}: there is no record of this setting; cd tests/check; python -m twins {slot}")
-    # Traits of the model are recorded under one of a class's names: what is wrong there is wrong under each.
-    kin = [
-        record for other in settings.kin(registry.index()[slot, name]) for record in records.of_part(slot, other.name)
-    ]
+    # What is recorded beside the settings that options give, traits of the model for one, is recorded under one of a class's
+    # names: what is wrong there is wrong under each.
+    kin = [record for other in settings.kin(registry.index()[slot, name]) for record in _further(slot, other.name)]
     for record in [*recorded, *kin]:
         _compare_record(record)
+
+
+def _further(slot: str, name: str) -> list[Record]:
+    """Records of a part at settings that its options alone don't give."""
+    own = {setting.as_json() for setting in settings.of_part(slot, name)}
+    return [record for record in records.of_part(slot, name) if record.setting.as_json() not in own]
 
 
 def _compare_record(record: Record) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlab.check.twins.observers.objective import BALANCE
+from llmlab.check.twins.observers.scored import BALANCE
 from llmlab.twins import Given, twin
 from twins.norm import bfloat16
 from twins.objective.losses import Arrays, log_softmax

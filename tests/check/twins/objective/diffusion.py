@@ -6,7 +6,7 @@ from math import comb, log
 
 import numpy as np
 
-from llmlab.check.twins.observers.objective import BALANCE
+from llmlab.check.twins.observers.scored import BALANCE
 from llmlab.twins import CHANCE, Given, twin
 from twins import Settings
 from twins.norm import bfloat16

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from llmlab import registry
-from llmlab.check.twins.observers.objective import BALANCE, N_LAYERS, SIZE
+from llmlab.check.restoring.batches import SIZE
+from llmlab.check.twins.observers.scored import BALANCE, N_LAYERS
 from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from llmlab.check.twins.observers.objective import BALANCE, SIZE
+from llmlab.check.restoring.batches import SIZE
+from llmlab.check.twins.observers.scored import BALANCE
 from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmlab.check.twins.observers.objective import BALANCE
+from llmlab.check.twins.observers.scored import BALANCE
 from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from llmlab.check.twins.observers.objective import BALANCE
+from llmlab.check.twins.observers.scored import BALANCE
 from llmlab.check.twins.observers.texts import SIZE, text_of
 from llmlab.twins import Given, twin
 from twins import Settings
@@ -25,32 +25,42 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def sampled(given: Given) -> Arrays:
-    """Equation 4 of Mikolov et al. 2013b: -log s(score) of what is real, -log s(-score) of what is drawn."""
+def over_batches(
+    given: Given, term: str, log: str, value: Callable[[str, np.ndarray], tuple[float, np.ndarray, float]]
+) -> Arrays:
+    """The loss of each batch, a mean over its real pairs. value(batch, scores): (its sum, the sum's slope, the log's sum)."""
     made: Arrays = {}
     for batch in ("batch", "none"):
-        real, scores = given.inputs[f"{batch}/real"], given.inputs[f"{batch}/scores/context"]
-        losses, half, slope, first = 0.0, 0.0, np.zeros_like(scores), 0
-        each = 1 + given.options["negatives"]
+        scores = given.inputs[f"{batch}/scores/context"]
+        count = int((given.inputs[f"{batch}/real"] == 1).sum())
+        total, slope, shown = value(batch, scores)
+        made |= {
+            f"{batch}/loss/{term}": np.array([total, count]),
+            f"{batch}/mean": np.array(total / max(count, 1) + BALANCE),
+            f"{batch}/slope/context": slope / max(count, 1),
+            f"{batch}/log/{log}": np.array([shown, count]),
+        }
+        if batch == "batch":
+            made["half/mean"] = np.array(value(batch, bfloat16(scores))[0] / max(count, 1) + BALANCE)
+    return made
+
+
+def sampled(given: Given) -> Arrays:
+    """Equation 4 of Mikolov et al. 2013b: -log s(score) of what is real, -log s(-score) of what is drawn."""
+    each = 1 + given.options["negatives"]
+
+    def value(batch: str, scores: np.ndarray) -> tuple[float, np.ndarray, float]:
+        real, loss, slope, first = given.inputs[f"{batch}/real"], 0.0, np.zeros_like(scores), 0
         for at in np.ndindex(real.shape):
             if real[at] >= 0:
-                sign = 1 if real[at] else -1
-                losses -= np.log(sigmoid(sign * scores[at]))
-                half -= np.log(sigmoid(sign * bfloat16(scores[at])))
+                loss -= np.log(sigmoid((1 if real[at] else -1) * scores[at]))
                 slope[at] = sigmoid(scores[at]) - real[at]
             if real[at] == 1:
                 others = slice(at[1] + 1, at[1] + each)
                 first += all(scores[at] > s for s in scores[at[0], others][real[at[0], others] == 0])
-        count = int((real == 1).sum())
-        made |= {
-            f"{batch}/loss/sampled": np.array([losses, count]),
-            f"{batch}/mean": np.array(losses / max(count, 1) + BALANCE),
-            f"{batch}/slope/context": slope / max(count, 1),
-            f"{batch}/log/accuracy": np.array([first, count]),
-        }
-        if batch == "batch":
-            made["half/mean"] = np.array(half / max(count, 1) + BALANCE)
-    return made
+        return loss, slope, first
+
+    return over_batches(given, "sampled", "accuracy", value)
 
 
 def together(kept: np.ndarray, documents: np.ndarray, window: int) -> np.ndarray:
@@ -173,26 +183,18 @@ def glove(given: Given) -> Arrays:
 
 def least_squares(given: Given) -> Arrays:
     """Equation 8, of whose sum each place has the share 1 / distance / X."""
-    o, made = given.options, {}
-    for batch in ("batch", "none"):
-        real, scores = given.inputs[f"{batch}/real"], given.inputs[f"{batch}/scores/context"]
+    o = given.options
+
+    def value(batch: str, scores: np.ndarray) -> tuple[float, np.ndarray, float]:
         near, times = given.inputs[f"{batch}/near"], given.inputs[f"{batch}/times"]
-        loss, half, error, slope = 0.0, 0.0, 0.0, np.zeros_like(scores)
-        for at in zip(*np.nonzero(real == 1), strict=True):
+        loss, slope, error = 0.0, np.zeros_like(scores), 0.0
+        for at in zip(*np.nonzero(given.inputs[f"{batch}/real"] == 1), strict=True):
             weight = (times[at] / o["x_max"]) ** o["alpha"] if times[at] < o["x_max"] else 1.0
             share = near[at] / times[at] * weight
             difference = scores[at] - np.log(times[at])
             loss += share * difference**2
-            half += share * (bfloat16(scores[at]) - np.log(times[at])) ** 2
             error += abs(difference)
             slope[at] = 2 * share * difference
-        count = int((real == 1).sum())
-        made |= {
-            f"{batch}/loss/pairs": np.array([loss, count]),
-            f"{batch}/mean": np.array(loss / max(count, 1) + BALANCE),
-            f"{batch}/slope/context": slope / max(count, 1),
-            f"{batch}/log/error": np.array([error, count]),
-        }
-        if batch == "batch":
-            made["half/mean"] = np.array(half / max(count, 1) + BALANCE)
-    return made
+        return loss, slope, error
+
+    return over_batches(given, "pairs", "error", value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmlab.check.twins.observers import (
+    adapter,
+    alignment,
     attention,
     block,
     embedding,
@@ -26,6 +28,8 @@ from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
 OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
+    "adapter": adapter.observe,
+    "alignment": alignment.observe,
     "attention": attention.observe,
     "block": block.observe,
     "embedding": embedding.observe,

@@ -16,8 +16,8 @@ from llmlab import attributes, registry
 from llmlab.check.subject import CheckFailed
 from llmlab.check.twins.observers.texts import SIZE, Arrays, Text
 from llmlab.slots import Mask, Objective
+from llmlab.values import IGNORED
 
-IGNORED = -100
 N_SEEN = 20  # samples in which pairs are counted
 
 

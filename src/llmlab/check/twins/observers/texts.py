@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     """A vocabulary with the special tokens that the objective needs, and those that texts have."""
-    entry = registry.declared("objective", setting.name, options_of(setting))
+    entry = registry.declared(setting.slot, setting.name, options_of(setting))
     names = [name for name in entry.special if name not in SPECIAL]
     more = {name: size + len(names) - 1 - i for i, name in enumerate(names)}
     known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
@@ -58,7 +58,7 @@ def text_of(i: int) -> str:
 
 def made(setting: Setting, size: int, seq_len: int) -> Objective:
     """The objective at a setting."""
-    factory = registry.load("objective", setting.name, options_of(setting))
+    factory = registry.load(setting.slot, setting.name, options_of(setting))
     objective: Objective = factory(vocabulary(setting, size), seq_len)
     return objective
 

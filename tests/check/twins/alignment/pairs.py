@@ -1,0 +1,198 @@
+"""Twins of what is learnt from ranked answers: dpo and its kin, and reward models. From their papers, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from llmlab.twins import Given, twin
+from twins.alignment.shared import (
+    Arrays,
+    Terms,
+    Vectors,
+    learnt,
+    log_sigmoid,
+    logged,
+    prepared,
+    read,
+    records,
+    row_labels,
+    rows,
+    sigmoid,
+    with_answer,
+)
+
+# Of a pair: w and v are what is said of the better and the worse answer; h = beta (w - v) - margin, e = label_smoothing.
+Of = Mapping[str, Any]
+LOSSES: dict[str, Callable[[float, float, float, Of], float]] = {
+    "sigmoid": lambda w, v, h, o: -(1 - o["label_smoothing"]) * log_sigmoid(h) - o["label_smoothing"] * log_sigmoid(-h),
+    "robust": lambda w, v, h, o: (
+        (o["label_smoothing"] * log_sigmoid(-h) - (1 - o["label_smoothing"]) * log_sigmoid(h))
+        / (1 - 2 * o["label_smoothing"])
+    ),
+    "ipo": lambda w, v, h, o: (w - v - 1 / (2 * o["beta"])) ** 2,
+    "hinge": lambda w, v, h, o: max(0.0, 1 - h),
+    "apo_zero": lambda w, v, h, o: 1 - sigmoid(o["beta"] * w) + sigmoid(o["beta"] * v),
+    "apo_down": lambda w, v, h, o: sigmoid(o["beta"] * w) + 1 - sigmoid(h),
+    "sppo": lambda w, v, h, o: (w - 1 / (2 * o["beta"])) ** 2 + (v + 1 / (2 * o["beta"])) ** 2,
+    # Of geometric means p of an answer's probabilities, the odds p / (1 - p).
+    "odds": lambda w, v, h, o: -log_sigmoid(np.log(np.exp(w) / (1 - np.exp(w))) - np.log(np.exp(v) / (1 - np.exp(v)))),
+}
+
+
+Pairs = list[list[tuple[int, int]]]
+
+
+def pairs(given: Given) -> Pairs:
+    """Of each record all pairs (better, worse) of its answers, as numbers of rows."""
+    numbers: dict[int, list[int]] = {}
+    for n, (record, _) in enumerate(rows(given)):
+        numbers.setdefault(record, []).append(n)
+    return [list(combinations(each, 2)) for each in numbers.values()]
+
+
+def over_pairs(every: Pairs, value: Callable[[int, int], float]) -> tuple[float, int]:
+    """(the sum over records of the mean over their pairs, the number of records)."""
+    return sum(sum(value(i, j) for i, j in each) / len(each) for each in every), len(every)
+
+
+def preferences(given: Given) -> Arrays:
+    o, labels = given.options, row_labels(given)
+    owner = np.argwhere(labels != -100)[:, 0]
+    lengths = np.bincount(owner)
+    first = [n for n, (_, answer) in enumerate(rows(given)) if answer == 0]
+    every = pairs(given)
+
+    def whole(each: np.ndarray) -> np.ndarray:
+        return np.bincount(owner, each)
+
+    def compared(of: Vectors) -> np.ndarray:
+        ratio = whole(of["tokens"]) - (whole(of["reference.tokens"]) if o["reference"] else 0)
+        return ratio / lengths if o["average"] else ratio
+
+    def terms(of: Vectors, fixed: Vectors) -> Terms:
+        said = compared(of)
+
+        def loss(i: int, j: int) -> float:
+            h = o["beta"] * (said[i] - said[j]) - o["margin"]
+            return LOSSES[o["loss"]](said[i], said[j], h, o)
+
+        found = {"preference": over_pairs(every, loss)}
+        if o["nll"]:
+            likely = whole(of["tokens"])[first]
+            found["nll"] = -likely.sum(), lengths[first].sum() if o["nll_over"] == "tokens" else len(first)
+        return found
+
+    weights = {"preference": o["weight"], **({"nll": o["nll"]} if o["nll"] else {})}
+    seen: list[np.ndarray] = []
+
+    def once(of: Vectors, fixed: Vectors) -> Terms:
+        seen.append(o["beta"] * compared(of))
+        return terms(of, fixed)
+
+    made = learnt(given, labels, once, weights)
+    reward = seen[0]  # at the point itself, before any step to the side
+    shown = {
+        "accuracy": lambda i, j: float(reward[i] > reward[j]),
+        "margin": lambda i, j: reward[i] - reward[j],
+        "better": lambda i, j: reward[i],
+        "worse": lambda i, j: reward[j],
+    }
+    made |= logged({name: over_pairs(every, value) for name, value in shown.items()})
+    if o["reference"]:
+        made |= read(given, np.array([given.inputs["batch/row_ids"][at] for at in rows(given)]), "model", "reference")
+    return made | answers_prepared(given, [list(record["answers"]) for record in records(given)]) | targets(given)
+
+
+def answers_prepared(given: Given, answers: list[list[np.ndarray]]) -> Arrays:
+    samples, passes = [], []
+    for record, each in zip(records(given), answers, strict=True):
+        both = [with_answer(record["prompt"], answer) for answer in each]
+        samples.append({"row_ids": [ids for ids, _ in both], "row_labels": [labels for _, labels in both]})
+        for theirs in (False, True) if given.options.get("reference", True) else (False,):
+            passes += [[len(ids), not theirs, not theirs, 1, len(a)] for (ids, _), a in zip(both, each, strict=True)]
+    return prepared(samples) | {"passes": np.array(passes, np.float64).reshape(-1)}
+
+
+def targets(given: Given) -> Arrays:
+    o, every = given.options, records(given)
+    made = {"n_targets/preference": np.ones(len(every))}
+    if o["nll"]:
+        counts = [len(record["answers"][0]) if o["nll_over"] == "tokens" else 1 for record in every]
+        made["n_targets/nll"] = np.array(counts)
+    return made
+
+
+SOURCES = {
+    "dpo": "Rafailov et al. 2023, arXiv:2305.18290, equation 7",
+    "ipo": "Azar et al. 2023, arXiv:2310.12036, equation 17",
+    "cdpo": "Mitchell 2023, A note on DPO with noisy preferences, equation 3",
+    "robust": "Chowdhury et al. 2024, arXiv:2403.00409, equation 12",
+    "hinge": "Liu et al. 2023, arXiv:2309.06657, equation 10",
+    "apo_zero": "D'Oosterlinck et al. 2024, arXiv:2408.06266, section 4",
+    "apo_down": "D'Oosterlinck et al. 2024, arXiv:2408.06266, section 4",
+    "sppo": "Wu et al. 2024, arXiv:2405.00675, section 4.2",
+    "simpo": "Meng et al. 2024, arXiv:2405.14734, equation 6",
+    "cpo": "Xu et al. 2024, arXiv:2401.08417, section 3",
+    "orpo": "Hong et al. 2024, arXiv:2403.07691, equations 4 to 7",
+}
+for name, source in SOURCES.items():
+    twin("alignment", name, source=f"{source}; pairs of a ranking: Ouyang et al. 2022, arXiv:2203.02155, section 3.5")(
+        preferences
+    )
+
+
+@twin("alignment", "reward", source="Ouyang et al. 2022, arXiv:2203.02155, equation 1")
+def reward(given: Given) -> Arrays:
+    o, every = given.options, pairs(given)
+
+    def terms(of: Vectors, fixed: Vectors) -> Terms:
+        s = of["scalar"]
+        found = {"ranking": over_pairs(every, lambda i, j: -log_sigmoid(s[i] - s[j] - o["margin"]))}
+        return {**found, **({"centre": over_pairs(every, lambda i, j: (s[i] + s[j]) ** 2)} if o["centre"] else {})}
+
+    s = given.inputs["batch/scores/scalar"][:, 0]
+    shown = {
+        "accuracy": lambda i, j: float(s[i] > s[j]),
+        "margin": lambda i, j: s[i] - s[j],
+        "better": lambda i, j: s[i],
+        "worse": lambda i, j: s[j],
+    }
+    texts = [[np.array([*record["prompt"], *answer]) for answer in record["answers"]] for record in records(given)]
+    terms_of = ("ranking", "centre") if o["centre"] else ("ranking",)
+    return {
+        **learnt(given, None, terms, {"centre": o["centre"]} if o["centre"] else {}, learns=("scalar",)),
+        **logged({name: over_pairs(every, value) for name, value in shown.items()}),
+        **prepared({"row_ids": each} for each in texts),
+        **{f"n_targets/{term}": np.ones(len(texts)) for term in terms_of},
+        "passes": np.concatenate([[len(text), 1, 1, 1, 0] for each in texts for text in each]),
+    }
+
+
+# ipo of means, as TRL has it; a margin beside smoothing; the odds beside another nll.
+MORE: dict[str, list[Any]] = {
+    "ipo": [({}, {"average": True})],
+    "hinge": [({}, {"beta": 1.5})],  # some pairs are beyond the hinge
+    "dpo": [({}, {"margin": 0.5, "label_smoothing": 0.2, "average": True}), ({}, {"reference": False, "nll": 0.5})],
+    "orpo": [({}, {"nll": 0.0})],
+}
+
+
+def refuses(options: Mapping[str, Any]) -> bool:
+    """True where the options can't be, or have no effect together."""
+    loss = options.get("loss", "sigmoid")
+    smooths, parts = loss in ("sigmoid", "robust"), loss in ("sigmoid", "robust", "hinge", "apo_down")
+    return bool((options.get("label_smoothing") and not smooths) or (options.get("margin") and not parts))
+
+
+REFUSED: dict[str, list[Any]] = {
+    "dpo": [
+        *(({}, {key: 0.0}) for key in ("beta", "weight")),
+        ({}, {"nll": -0.1}),
+        *(({}, {"label_smoothing": value}) for value in (-0.1, 0.5)),
+    ],
+    "reward": [({}, {"centre": -0.1})],
+}
