@@ -13,8 +13,6 @@ from llmlab.oracle import learning, run
 
 BETA, BOUND = 0.5, 5e-3
 SHORT = learning.Settings(220, 96, 0.2)
-SEEDS = [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2, 3, 4))]
-
 # Methods at their own options claim the best policy, but for the KL that grpo and dr_grpo have in another place.
 BEST = {
     "rloo": ("rloo", {}),
@@ -48,8 +46,13 @@ SLOW = (
 )
 
 
+FIVE = ("rloo", "grpo", "ppo", "dpo", "online_dpo")  # from as many seeds, a second each
+
+
 def cases(table):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in table]
+    """(name, seed)."""
+    each = [(name, seed) for name in table for seed in range(5 if name in FIVE else 1)]
+    return [pytest.param(*case, marks=pytest.mark.slow) if case[0] in SLOW or case[1] else case for case in each]
 
 
 def found(name, options, seed, how=SHORT, **more):
@@ -63,8 +66,7 @@ def found(name, options, seed, how=SHORT, **more):
     )
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", cases(BEST))
+@pytest.mark.parametrize(("name", "seed"), cases(BEST))
 def test_the_best_policy_is_found(name, seed):
     end = found(*BEST[name], seed)
     (outcome,) = end.outcomes
@@ -72,8 +74,7 @@ def test_the_best_policy_is_found(name, seed):
     assert outcome.gap < BOUND and outcome.last.reward == pytest.approx(outcome.greatest, abs=0.02)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", cases(ELSEWHERE))
+@pytest.mark.parametrize(("name", "seed"), cases(ELSEWHERE))
 def test_the_fixed_point_of_another_method_is_found(name, seed):
     end = found(*ELSEWHERE[name], seed)
     assert end.outcomes[0].gap < BOUND < 3 * BOUND < end.outcomes[0].before
