@@ -20,8 +20,8 @@ llmlab oracle alignment=NAME [alignment.OPTION=VALUE ...] [seeds=5] [bound=0.005
 Trains a table of bigrams, a policy over nine answers of two tokens (or three of one), with the method from several seeds, and
 prints KL(pi || pi*): how far it ends from where it should. With a weight beta of the KL to the reference the best policy is
 pi* = pi_ref exp(r / beta) / Z; a method that ends elsewhere says where, and one that doesn't say is only shown. Rewards are
-drawn for each seed (of standard deviation 2 beta, 1 at most); preferences are drawn from them as Bradley and Terry have it, and
-a teacher is the best policy itself.
+drawn for each seed, of standard deviation 2 beta and 1 at most; preferences are drawn from them as Bradley and Terry have it,
+and a teacher is the best policy itself.
 
   alignment.OPTION=VALUE   options of the method; beta is 0.5 unless it is typed
   bound=0.005              the largest KL that passes; a limit that is never reached has none

@@ -15,8 +15,6 @@ from llmlab.slot_names import LISTED_SLOTS
 
 # What a run is called, what it reports to, keeps and shows, and how its text is fetched.
 NO_NUMBERS = (
-    "train.stop_kl",
-    "train.stop_loss",
     "resume",
     "resume_from",
     "sweep",

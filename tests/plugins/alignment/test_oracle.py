@@ -13,17 +13,16 @@ from llmlab.oracle import learning, run
 
 BETA, BOUND = 0.5, 5e-3
 SHORT = learning.Settings(220, 96, 0.2)
-SEEDS = [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2, 3, 4))]
-
 # Methods at their own options claim the best policy, but for the KL that grpo and dr_grpo have in another place.
 BEST = {
-    "rloo": {},
-    "grpo": {"kl": "reward"},
-    "dr_grpo": {"kl": "reward"},
-    "reinforce_pp": {},
-    "ppo": {},
-    "dpo": {},
-    "online_dpo": {"labels": "bradley_terry"},
+    "rloo": ("rloo", {}),
+    "grpo": ("grpo", {"kl": "reward"}),
+    "dr_grpo": ("dr_grpo", {"kl": "reward"}),
+    "reinforce_pp": ("reinforce_pp", {}),
+    "ppo": ("ppo", {}),
+    "a shared critic": ("ppo", {"critic": "shared"}),
+    "dpo": ("dpo", {}),
+    "online_dpo": ("online_dpo", {"labels": "bradley_terry"}),
 }
 ELSEWHERE = {
     "one token, k2 in the loss": ("grpo", {"advantage": "leave_one_out", "estimator": "k2"}),
@@ -34,11 +33,26 @@ ELSEWHERE = {
     # A teacher is the best policy here.
     "a teacher": ("distill", {}),
 }
-SLOW = ("dr_grpo", "reinforce_pp", "one token, k2 in the loss", "simpo", "online_dpo", "a teacher")
+SLOW = (
+    "a shared critic",
+    "grpo",
+    "ipo",
+    "dr_grpo",
+    "reinforce_pp",
+    "one token, k2 in the loss",
+    "simpo",
+    "online_dpo",
+    "a teacher",
+)
+
+
+FIVE = ("rloo", "grpo", "ppo", "dpo", "online_dpo")  # from as many seeds, a second each
 
 
 def cases(table):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in table]
+    """(name, seed)."""
+    each = [(name, seed) for name in table for seed in range(5 if name in FIVE else 1)]
+    return [pytest.param(*case, marks=pytest.mark.slow) if case[0] in SLOW or case[1] else case for case in each]
 
 
 def found(name, options, seed, how=SHORT, **more):
@@ -52,26 +66,23 @@ def found(name, options, seed, how=SHORT, **more):
     )
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", cases(BEST))
+@pytest.mark.parametrize(("name", "seed"), cases(BEST))
 def test_the_best_policy_is_found(name, seed):
-    end = found(name, BEST[name], seed)
+    end = found(*BEST[name], seed)
     (outcome,) = end.outcomes
     assert end.regularised and end.length == 2 and outcome.before > 0.5
     assert outcome.gap < BOUND and outcome.last.reward == pytest.approx(outcome.greatest, abs=0.02)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", cases(ELSEWHERE))
+@pytest.mark.parametrize(("name", "seed"), cases(ELSEWHERE))
 def test_the_fixed_point_of_another_method_is_found(name, seed):
     end = found(*ELSEWHERE[name], seed)
     assert end.outcomes[0].gap < BOUND < 3 * BOUND < end.outcomes[0].before
     assert end.regularised == ("k2" in name) and end.length == (1 if "token" in name else 2)
 
 
-@pytest.mark.parametrize(
-    "name", ["dr_grpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("online_dpo", "rejection"))]
-)
+@pytest.mark.slow  # half a second each
+@pytest.mark.parametrize("name", ["dr_grpo", "online_dpo", "rejection"])
 def test_without_a_kl_a_policy_goes_to_one_answer(name):
     end = found(name, {"beta": 0.0} if name == "dr_grpo" else {}, 0)
     (outcome,) = end.outcomes

@@ -54,14 +54,14 @@ def test_the_cost_of_a_step_is_torchs_with_the_teachers_forward(model, options):
 
 
 def test_divergences_of_two_points():
-    from llmlab_plugins.objective.distill import _divergence
+    from llmlab.divergences import summed_divergence
 
     p, q = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
     forward, reverse = 0.9 * np.log(1.8) + 0.1 * np.log(0.2), 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(5)
     half = (0.9 * np.log(0.9 / 0.7) + 0.1 * np.log(0.1 / 0.3) + 0.5 * np.log(0.5 / 0.7) + 0.5 * np.log(0.5 / 0.3)) / 2
     for beta, want in ((0.0, forward), (1.0, reverse), (0.5, half)):
-        assert float(_divergence(p, q, beta)) == pytest.approx(want, rel=1e-6)
-    assert float(_divergence(p, q, 1e-4)) / 1e-4 == pytest.approx(forward, rel=1e-2)  # beta to 0: the forward one
+        assert float(summed_divergence(p, q, beta)) == pytest.approx(want, rel=1e-6)
+    assert float(summed_divergence(p, q, 1e-4)) / 1e-4 == pytest.approx(forward, rel=1e-2)  # beta to 0: the forward one
 
 
 def test_hidden_states_of_two_widths_are_refused():
