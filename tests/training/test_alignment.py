@@ -3,11 +3,13 @@
 import csv
 import json
 import math
+import re
 
 import pytest
 import torch
 from small_runs import numbers, run
 
+from llmlab.commands import cli
 from llmlab.commands.eval import evaluate
 from llmlab.commands.export import export
 from llmlab.errors import UserError
@@ -146,6 +148,27 @@ def test_the_reference_beside_an_adapter_has_the_trained_models_own_weights(word
     monkeypatch.setattr(module, "share_frozen", share)
     run(half, f"resume={half}", "trainer.max_steps=-1")
     assert numbers(half) == numbers(whole)
+
+
+def test_data_show_marks_what_is_learnt(words, talks, capsys):
+    def shown(*more, path=talks[0]):
+        last = {o.partition("=")[0]: o for o in [*words, f"data.path={path}", *more]}
+        assert cli.run(["data", "show", *last.values()]) == 0
+        return capsys.readouterr().out
+
+    out = shown("alignment=sft", "rows=3")
+    assert out.count("== sample") == 3
+    assert re.search(
+        r"⟨<\|im_start\|>⟩assistant↵\n⟦(\d+)⟨<\|im_end\|>⟩⟨<\|eos\|>⟩⟧\n-- document 2\n⟨<\|im_start\|>⟩user↵", out
+    )
+    # The model reads the sum and is never to write it.
+    assert not re.search(r"⟦[^⟧]*\+", out)
+    ranked = shown("alignment=dpo", "rows=1", path=talks[1])
+    asked, right, wrong = re.search(r"(\d\+\d)⟦(\d+)⟨.*\1⟦(\d+)⟨<\|eos\|>⟩⟧", ranked, re.DOTALL).groups()
+    assert eval(asked) == int(right) != int(wrong)
+    assert re.findall("-- (.*):", ranked) == ["answer 1", "answer 2"]
+    prompts = shown("alignment=reinforce", "reward=exact", "reward.field=completion", "alignment.max_new=4", "rows=2")
+    assert len(re.findall(r'== prompt \d: \d+ tokens, {"completion": "\d+"}\n\d\+\d\n', prompts)) == 2
 
 
 def test_words_that_would_make_an_untaught_reference_are_refused(words, talks, tmp_path):

