@@ -7,7 +7,7 @@ import shutil
 import pytest
 import ranks
 import torch
-from small_runs import numbers, run
+from small_runs import built, numbers, run
 
 from llmlab.commands.eval import evaluate
 from llmlab.commands.export import export
@@ -18,7 +18,7 @@ from llmlab.plan import memory, subject
 from llmlab.runs import checkpoint, folder
 from llmlab.training import companions
 from llmlab.training.module import Offline
-from llmlab.training.recipe import Batches, Cut, Recipe
+from llmlab.training.recipe import Batches, Cut
 
 OFTEN = ["train.log_every=1", "train.validate_every=6", "train.checkpoint_every=6", "train.keep=9"]
 # The tables are 20 wide; a generator of 32 alone would have some of 16.
@@ -59,19 +59,6 @@ def student(often, teacher, tmp_path_factory):
 def rows(path):
     with (path / "metrics.csv").open() as f:
         return [{k: float(v) for k, v in row.items() if v and k != "seconds"} for row in csv.DictReader(f)]
-
-
-def built(overrides):
-    """(recipe, the model, its companions), with first values."""
-    composed = compose(list({o.partition("=")[0]: o for o in overrides}.values()))
-    recipe = Recipe.from_config(composed)
-    model = build.build_model(recipe.spec, composed.cfg.seed)
-    others = {}
-    for role, companion in recipe.companions.items():
-        others[role] = companion.assemble(model)
-        build.materialise(others[role])
-        companion.fill(others[role], composed.cfg.seed)
-    return composed, recipe, model, others
 
 
 # ---------------------------------------------------------------- a trained one that shares the embedding

@@ -5,8 +5,7 @@ import json
 import pytest
 import ranks
 import torch
-from small_runs import numbers, run
-from test_companions import built
+from small_runs import built, numbers, run
 
 from llmlab.commands.export import export
 from llmlab.config.compose import compose

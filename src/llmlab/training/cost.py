@@ -6,7 +6,7 @@ It is what `llmlab plan`, a budget in FLOPs, the MFU and a run's record count.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,7 +145,7 @@ def estimate(
         rolled = (
             []
             if rollout is None
-            else [policy.generation(sample, rollout, together), *_judged(sample, rollout, judges or {})]
+            else [policy.generation(sample, rollout, together), *_judged(sample, rollout, together, judges or {})]
         )
         for each in [*passes(objective, sample), *rolled]:
             key = (each.model, each.tokens, each.source, each.trained, each.places, each.memory, *each.heads)
@@ -175,12 +175,14 @@ def estimate(
     return Cost(flops.count_parameters(models[TRAINED]), tuple(costs), max(1, round(windows.tokens_per_sample)))
 
 
-def _judged(prepared: Mapping[str, Any], rollout: Rollout, judges: Mapping[str, Declared]) -> list[Pass]:
-    """An answer with its prompt as each of the reward's models reads it, once a rollout."""
-    tokens = len(prepared["ids"]) + 1  # the last too, which a policy does not read
+def _judged(
+    prepared: Mapping[str, Any], rollout: Rollout, together: bool, judges: Mapping[str, Declared]
+) -> list[Pass]:
+    """An answer with its prompt as each of the reward's models reads it, as often as it is generated."""
+    written = policy.generation(prepared, rollout, together)
+    tokens = written.tokens + 1  # the last too, which a policy does not read
     return [
-        Pass(tokens, model=role, trained=False, heads=dict.fromkeys(about.heads), times=1 / rollout.epochs)
-        for role, about in judges.items()
+        replace(written, tokens=tokens, model=role, heads=dict.fromkeys(about.heads)) for role, about in judges.items()
     ]
 
 

@@ -76,7 +76,8 @@ def feed(model, *, batch=8, micro=8, world=1, steps=12, rank_gathers=None, rewar
     )
     strategy = SimpleNamespace(gather=rank_gathers or (lambda t: t[None]))
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
-    made.attach(SimpleNamespace(model=model, strategy=strategy, device=torch.device("cpu"), trainer=trainer))
+    device = torch.device("cpu")
+    made.attach(SimpleNamespace(model=model, strategy=strategy, device=device, trainer=trainer, others={}, judges={}))
     return made
 
 
