@@ -16,6 +16,7 @@ from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
+from llmlab.runs.answers import Judged
 from llmlab.slots import Rollout
 
 if TYPE_CHECKING:
@@ -113,10 +114,19 @@ class Actor:
         for first in range(0, len(prompts), self.at_once):
             yield self.judged(model, [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))])
 
-    def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
-        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
+    def judged(self, model: Model, prompts: Sequence[Prompt], shown: list[Judged] | None = None) -> Batch:
+        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation. shown: takes the
+        answers as texts."""
         written = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
+        scores = self.scores(prompts, written)
+        if shown is not None:
+            shown += [self._told(*of) for of in zip(prompts, written, scores, strict=True)]
         return {
-            "reward": torch.tensor(self.scores(prompts, written), dtype=torch.float32),
+            "reward": torch.tensor(scores, dtype=torch.float32),
             "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),
         }
+
+    def _told(self, prompt: Prompt, answer: Answer, score: float) -> Judged:
+        # With its special tokens, as they tell where a chat template's messages begin and end.
+        asked = self.tokenizer.decode(prompt["prompt"].tolist(), special=True)
+        return Judged(asked, self.tokenizer.decode(answer.ids), score, len(answer.ids), answer.ids[-1] in self.stops)

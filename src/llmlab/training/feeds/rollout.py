@@ -22,6 +22,7 @@ from llmlab.data.loader import total
 from llmlab.data.order import indices
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
+from llmlab.runs.answers import SHOWN, Judged
 from llmlab.seeds import key
 from llmlab.slots import Acts, Answers
 from llmlab.training.cut import Cut
@@ -79,6 +80,7 @@ class Rollouts(Feed):
         self.how = objective.rollout
         self.size = cut.batch_size * self.how.batches
         self.held: Held | None = None
+        self.judged: list[Judged] = []
         self.module: Learner | None = None
         if self.size % self.how.samples:
             raise UserError(
@@ -219,11 +221,14 @@ class Rollouts(Feed):
         batches = -(-n // (micro * world))
 
         def make() -> Iterator[Batch]:
+            self.judged = []
             for i in range(batches):
                 first = (i * world + rank) * micro
                 prompts = [self.held_out[i] for i in range(first, min(first + micro, n))]
                 with self._acting() as model:
-                    judged = self.actor.judged(model, prompts)
+                    # On the first rank, which writes them.
+                    wanted = not rank and len(self.judged) < SHOWN
+                    judged = self.actor.judged(model, prompts, self.judged if wanted else None)
                 yield judged
 
         return Sized(batches, make)
