@@ -19,11 +19,15 @@ from llmlab.slots import LanguageModel, Output, Pass
 
 
 class Scored(NamedTuple):
-    """Log-probabilities of whole answers (B, R) under a model, their numbers of tokens (B, R), 0 where there is no answer."""
+    """Log-probabilities of whole answers (B, R) under a model, their numbers of tokens (B, R), 0 where there is no answer.
+
+    asked: of the prompt with the first answer alone, without the prompt's first token: (log-probabilities, tokens), (B,).
+    """
 
     sums: Tensor
     lengths: Tensor
     output: Output
+    asked: tuple[Tensor, Tensor] | None = None
 
     @property
     def means(self) -> Tensor:
@@ -64,21 +68,31 @@ def preferred(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tens
     return i, j, both & (gap > 0), gap
 
 
-def answer_passes(prepared: Mapping[str, Any], model: str = "model") -> list[Pass]:
+def answer_passes(prepared: Mapping[str, Any], model: str = "model", *, asked: bool = False) -> list[Pass]:
     """The forwards that `scored` makes of a sample."""
     rows = zip(prepared["row_ids"], prepared["row_labels"], strict=True)
+    targets = [(len(ids), int((labels != IGNORED).sum())) for ids, labels in rows]
     return [
-        Pass(len(ids), model=model, trained=model == "model", heads={"tokens": int((labels != IGNORED).sum())})
-        for ids, labels in rows
+        Pass(n, model=model, trained=model == "model", heads={"tokens": n if asked and not i else answer})
+        for i, (n, answer) in enumerate(targets)
     ]
 
 
-def scored(model: LanguageModel, batch: Mapping[str, Tensor], vocabulary: int, *, learn: bool = True) -> Scored:
-    """The answers of a batch of `prepared_answers`. learn: with gradients."""
+def scored(
+    model: LanguageModel, batch: Mapping[str, Tensor], vocabulary: int, *, learn: bool = True, asked: bool = False
+) -> Scored:
+    """The answers of a batch of `prepared_answers`. learn: with gradients. asked: the first prompt of each sample too."""
     there = batch["row_valid"].any(-1)
     read = {name: batch[f"row_{name}"][there] for name in ("ids", "valid")}
     labels = batch["row_labels"][there]
-    where = labels != IGNORED
+    answered = where = labels != IGNORED
+    if asked:
+        # A prompt's next tokens are those that are read: its labels are only those of the answer.
+        following = torch.cat([read["ids"][:, 1:], read["ids"][:, :1]], 1)
+        is_first = (torch.arange(there.shape[1], device=there.device) == 0).expand_as(there)[there]
+        before_answer = labels.ne(IGNORED).cumsum(1).eq(0) & read["valid"]
+        where = answered | (before_answer & is_first[:, None])
+        labels = torch.where(answered, labels, following)
     with nullcontext() if learn else torch.no_grad():
         output = model(read, heads={"tokens": where})
         # Rows of the table behind the vocabulary only round it up, and are no tokens that could come. In float32: in bfloat16 a
@@ -87,7 +101,13 @@ def scored(model: LanguageModel, batch: Mapping[str, Tensor], vocabulary: int, *
         each = -F.cross_entropy(logits, labels[where], reduction="none")
         # A mask flattens row by row, and so do the tokens.
         rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(where)[where]
+        prompts = None
+        if asked:
+            of_answer = answered[where]
+            prompt = each.new_zeros(len(labels)).index_add(0, rows[~of_answer], each[~of_answer])
+            prompts = prompt[is_first], (where & ~answered).sum(-1)[is_first]
+            rows, each = rows[of_answer], each[of_answer]
         sums = each.new_zeros(len(labels)).index_add(0, rows, each)
-        lengths = where.sum(-1).to(each.dtype)
+        lengths = answered.sum(-1).to(each.dtype)
         by_prompt = [each.new_zeros(there.shape).masked_scatter(there, of) for of in (sums, lengths)]
-        return Scored(by_prompt[0], by_prompt[1], output)
+        return Scored(by_prompt[0], by_prompt[1], output, prompts)

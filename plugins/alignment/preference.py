@@ -127,6 +127,7 @@ class Preferences:
         {"label_smoothing": 0.2},
         {"nll": 0.5, "nll_over": "tokens"},
         {"nll": 0.5, "nll_over": "answers"},
+        {"nll": 0.5, "nll_over": "text"},
         {"weight": 0.5},
     )
 
@@ -147,8 +148,8 @@ class Preferences:
         weight: float = 1.0,  # of the loss of pairs
         nll: float = 0.0,  # weight of the negative log-likelihood of the best answer
         nll_over: Literal[
-            "tokens", "answers"
-        ] = "tokens",  # its mean is over tokens, or over answers of which each is a sum
+            "tokens", "answers", "text"
+        ] = "tokens",  # its mean is over tokens, over answers of which each is a sum, or over tokens of the prompt too
     ):
         if not beta > 0 or not weight > 0 or nll < 0:
             raise ValueError(
@@ -172,6 +173,7 @@ class Preferences:
         )
         self.average, self.reference, self.size = average, reference, vocabulary.size
         self.weights, self.nll_over = {"preference": weight, **({"nll": nll} if nll else {})}, nll_over
+        self.asked = bool(nll) and nll_over == "text"
 
     def optimum(self, case: Case) -> Optimum | None:
         """Known where all pairs can be met at once: each log-probability is that of the reference plus a score."""
@@ -194,18 +196,18 @@ class Preferences:
         return prepared_answers(sample)
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
-        tokens = int((prepared["row_labels"][0] != IGNORED).sum())
-        likely = {"nll": tokens if self.nll_over == "tokens" else 1} if "nll" in self.weights else {}
+        tokens = len(prepared["row_labels"][0]) if self.asked else int((prepared["row_labels"][0] != IGNORED).sum())
+        likely = {"nll": 1 if self.nll_over == "answers" else tokens} if "nll" in self.weights else {}
         return {"preference": 1, **likely}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
         others = answer_passes(prepared, "reference") if self.reference else []
-        return [*answer_passes(prepared), *others]
+        return [*answer_passes(prepared, asked=self.asked), *others]
 
     def loss(
         self, model: LanguageModel, batch: Mapping[str, Tensor], *, reference: LanguageModel | None = None
     ) -> Loss:
-        found = scored(model, batch, self.size)
+        found = scored(model, batch, self.size, asked=self.asked)
         learnt = self._learnt(found)
         if reference is not None:
             learnt = learnt - self._learnt(scored(reference, batch, self.size, learn=False))
@@ -220,9 +222,11 @@ class Preferences:
         share = both / both.sum(-1, keepdim=True).clamp(min=1)
         terms = {"preference": ((each * share).sum(), prompts)}
         if "nll" in self.weights:
-            best = -found.sums[:, 0]
-            count = found.lengths[:, 0].sum().long() if self.nll_over == "tokens" else there[:, 0].sum()
-            terms["nll"] = best.sum(), count
+            best = -found.sums[:, 0].sum()
+            count = there[:, 0].sum() if self.nll_over == "answers" else found.lengths[:, 0].sum().long()
+            if found.asked is not None:
+                best, count = best - found.asked[0].sum(), count + found.asked[1].sum()
+            terms["nll"] = best, count
         return Loss(terms, self.weights, self._logs(better, worse, share, prompts), {"model": auxiliary(found.output)})
 
     def _learnt(self, found: Scored) -> Tensor:

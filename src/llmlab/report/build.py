@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,9 +19,11 @@ from llmlab.report.names import differing
 from llmlab.report.rows import Row, Table, compared, unpaired
 from llmlab.report.variant import Variant
 from llmlab.report.variants import baseline, group, leading
+from llmlab.runs.answers import Line as Answer
 
 SCHEMA = 1
 METRIC = "val_loss"
+ANSWERS = 4  # of a variant: a run keeps twice as many of each validation
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """Answers to held-out prompts at the last validation of a run."""
+
+    variant: str
+    run: str
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
 class Report:
     """A report as it is shown. tables: one for variants that can be compared; the first has the baseline that was asked for."""
 
@@ -59,6 +70,9 @@ class Report:
     keys: dict[str, dict[str, str | None]]  # config keys that differ -> {variant: value}
     notes: list[str]
     runs: list[Line]
+    answers: list[Answered] = field(
+        default_factory=list
+    )  # of one run of each variant, by a model that writes as it learns
 
     @property
     def baseline(self) -> str | None:
@@ -140,7 +154,14 @@ def build(
         keys={k: dict(zip((v.name for v in ordered), x, strict=True)) for k, x in differing(ordered).items()},
         notes=_notes(tables),
         runs=_lines(found, ordered, chosen, out),
+        answers=[a for v in ordered if (a := _answered(v)) is not None],
     )
+
+
+def _answered(variant: Variant) -> Answered | None:
+    """Of the first of its runs that has some: of other seeds there would only be more of the same."""
+    runs = [r for _, r in sorted(variant.counted.items()) if r.answers]
+    return Answered(variant.name, runs[0].name, runs[0].answers[:ANSWERS]) if runs else None
 
 
 def _tables(

@@ -15,7 +15,7 @@ from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
 from llmlab.files import absolute
 from llmlab.json_files import read_json, read_yaml
-from llmlab.runs import metrics, probes, record
+from llmlab.runs import answers, metrics, probes, record
 from llmlab.runs.files import CONFIG
 from llmlab.runs.metrics import METRICS
 
@@ -74,6 +74,12 @@ class Run:
             print(f"warning: {str(e).replace(str(self.folder), self.name)}; its probes are not shown", file=sys.stderr)
             return {}
         return {probes.title(p, found): p["accuracy"] for p in found}
+
+    @cached_property
+    def answers(self) -> list[answers.Line]:
+        """Those of its last validation; none of a run that writes none."""
+        found = answers.read(self.folder)
+        return [a for a in found if a["step"] == found[-1]["step"]]
 
     @cached_property
     def rows(self) -> dict[str, list[tuple[float, float]]]:

@@ -71,6 +71,9 @@ def page(report: Report) -> str:
         head, rows = grid
         body.append(f"<h2>The grid of {escape(head[0])}</h2><p>Means over seeds (how many); * is the chosen one.</p>")
         body.append(_table(["variant", *head[1:]], rows, numeric=range(1, len(head))))
+    if answers := table.answers(report):
+        body.append("<h2>Answers</h2><p>To held-out prompts, at the last validation of one run of each.</p>")
+        body.append(_table(*answers, numeric=(3, 4)))
     if commands := table.commands(report):
         # chr(10), since an f-string has no backslash in its braces before Python 3.12.
         body.append(f"<h2>What was asked</h2><pre>{escape(chr(10).join(commands))}</pre>")

@@ -27,6 +27,9 @@ def text(report: Report, picture: str | None) -> str:
         head, body = grid
         said += [f"## The grid of {escaped(head[0])}", "", "Means over seeds (how many); * is the chosen one.", ""]
         said += [*markdown_table(["variant", *head[1:]], body, [False] + [True] * (len(head) - 1)), ""]
+    if answers := table.answers(report):
+        said += ["## Answers", "", "To held-out prompts, at the last validation of one run of each.", ""]
+        said += [*markdown_table(*answers, [False, False, False, True, True]), ""]
     if commands := table.commands(report):
         # In a fence, as _ and * of a command would be emphasis.
         said += ["## What was asked", "", "```", *commands, "```", ""]

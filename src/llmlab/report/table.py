@@ -109,6 +109,16 @@ def grid(report: Report) -> tuple[list[str], list[list[str]]] | None:
     return [tuned[0][1].key, *order], body
 
 
+def answers(report: Report) -> tuple[list[str], list[list[str]]] | None:
+    """(head, rows) of what models answered at their last validation."""
+    body = []
+    for of in report.answers:
+        for a in of.answers:
+            length = f"{a['tokens']}{'' if a['ended'] else ' (cut)'}"
+            body.append([of.variant, a["prompt"], a["answer"], f"{a['reward']:.4g}", length])
+    return (["variant", "prompt", "answer", "reward", "tokens"], body) if body else None
+
+
 def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     """(head, rows, links of the rows) of the table of all runs."""
     body = []

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from llmlab import measures
-from llmlab.runs import checkpoint
+from llmlab.runs import answers, checkpoint
 from llmlab.runs.metrics import METRICS, TIMING, Table, last_seconds
 from llmlab.training import guard
 from llmlab.training.interrupt import Interrupt, Interrupted
@@ -135,6 +135,9 @@ class Journal(Callback):
             self.remaining.validated(self.meter.go())
         if trainer.is_global_zero:
             self.row(module, step, self.final)
+            if judged := module.feed.judged[: answers.SHOWN]:
+                answers.append(self.metrics.path.parent, step, judged)
+                self.loggers.answers(step, judged)
             self.progress.say("  ".join([f"step {step:,}", *measures.words(self.final)]))
 
 

@@ -12,7 +12,7 @@ import torch
 from llmlab import files
 from llmlab.errors import UserError
 from llmlab.ranks import is_first
-from llmlab.runs import checkpoint, metrics, signals
+from llmlab.runs import answers, checkpoint, metrics, signals
 from llmlab.training import placement, strategies
 from llmlab.training.devices import Devices as Devices
 from llmlab.training.devices import check_parts as check_parts
@@ -144,6 +144,7 @@ def _cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
     """Rows that a run wrote behind the checkpoint that it goes on from are written again."""
     metrics.cut(folder / metrics.METRICS, step, keep_validation=validated)
     metrics.cut(folder / metrics.TIMING, step, keep_validation=True)
+    answers.cut(folder, step, keep_validation=validated)
 
 
 def held_out(cfg: DictConfig, recipe: Recipe, cut: Cut) -> int:

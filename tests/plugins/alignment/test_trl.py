@@ -1,6 +1,7 @@
 """The losses and gradients of TRL on the same batch with the same tiny model."""
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -51,10 +52,10 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="t1", pad_token="t0", unk_token="t2")
 
 
-def trainer(kind, config, model, tokenizer, tmp_path, rows, **how):
+def trainer(kind, config, model, tokenizer, tmp_path, rows, *, home=trl, **how):
     from datasets import Dataset
 
-    args = getattr(trl, config)(
+    args = getattr(home, config)(
         output_dir=str(tmp_path),
         bf16=False,
         report_to=[],
@@ -63,7 +64,7 @@ def trainer(kind, config, model, tokenizer, tmp_path, rows, **how):
         max_length=None,
         **how.pop("args", {}),
     )
-    return getattr(trl, kind)(
+    return getattr(home, kind)(
         model=copy.deepcopy(model), args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **how
     )
 
@@ -181,3 +182,63 @@ def test_kto(models, tokenizer, tmp_path):
     loss, slope = ours("kto", samples, model, our_reference, good_weight=1.3, bad_weight=0.7)
     assert loss == pytest.approx(wanted.item(), abs=1e-6)
     torch.testing.assert_close(slope, made.model.get_input_embeddings().weight.grad, atol=1e-6, rtol=1e-4)
+
+
+ALONE = {
+    "cpo": {"nll_over": "tokens"},  # TRL's mean is over tokens, the paper's over answers
+    "orpo": {"nll_over": "text"},  # TRL's is of the prompt too, the paper's is not
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_methods_without_a_reference(name, models, tokenizer, tmp_path):
+    theirs, _, model, _ = models
+    home = importlib.import_module(f"trl.experimental.{name}")
+    rows = [{"prompt": "t5", "chosen": "t6", "rejected": "t7"}]
+    kind = name.upper()
+    made = trainer(f"{kind}Trainer", f"{kind}Config", theirs, tokenizer, tmp_path, rows, home=home, args={"beta": 0.1})
+    batch = {}
+    for which, k in (("chosen", 0), ("rejected", 1)):
+        read = rows_of([(s["prompt"], s["answers"][k]) for s in PREFERENCES])
+        labels = torch.where(read["completion_mask"] == 1, read["input_ids"], -100)
+        named = {"input_ids": read["input_ids"], "attention_mask": read["attention_mask"], "labels": labels}
+        batch |= {f"{which}_{key}": value for key, value in named.items()}
+    made.model.zero_grad()
+    wanted = made.compute_loss(made.model, batch)
+    wanted.backward()
+    loss, slope = ours(name, PREFERENCES, model, **ALONE[name])
+    assert loss == pytest.approx(wanted.item(), abs=1e-5, rel=1e-5)
+    torch.testing.assert_close(slope, made.model.get_input_embeddings().weight.grad, atol=1e-5, rtol=1e-4)
+    assert ours(name, PREFERENCES, model)[0] != pytest.approx(wanted.item(), rel=1e-3)  # as its paper has it
+
+
+def test_sft_packed_is_trl_s_padded(models, tokenizer, tmp_path):
+    theirs, _, model, _ = models
+    samples = [
+        {
+            "messages": [s["prompt"], s["answers"][0], s["prompt"][:1], s["answers"][1]],
+            "roles": ["context", "assistant"] * 2,
+        }
+        for s in PREFERENCES
+    ]
+    rows = [{"prompt": "t5", "completion": "t6"}]
+    made = trainer("SFTTrainer", "SFTConfig", theirs, tokenizer, tmp_path, rows)
+    read = rows_of([([], np.concatenate(s["messages"])) for s in samples])
+    labels = torch.full_like(read["input_ids"], -100)
+    for row, s in zip(labels, samples, strict=True):
+        at = 0
+        for message, role in zip(s["messages"], s["roles"], strict=True):
+            if role == "assistant":
+                row[at : at + len(message)] = torch.tensor(message)
+            at += len(message)
+    made.model.zero_grad()
+    wanted = made.compute_loss(made.model, {**{k: read[k] for k in ("input_ids", "attention_mask")}, "labels": labels})
+    wanted.backward()
+    method = registry.load("alignment", "sft", {})(Vocabulary(SIZE, {"eos": 1}), 64)
+    packed = collate.prepare(method, [{**s, "messages": [np.array(m) for m in s["messages"]]} for s in samples], None)
+    loss = method.loss(model, collate.batch([packed], "pad")).mean()
+    model.zero_grad()
+    loss.backward()
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
+    table = next(p for n, p in model.named_parameters() if "embedding" in n)
+    torch.testing.assert_close(table.grad, made.model.get_input_embeddings().weight.grad, atol=1e-6, rtol=1e-4)

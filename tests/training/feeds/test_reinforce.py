@@ -12,7 +12,8 @@ from small_runs import numbers, run
 from llmlab.commands.eval import evaluate
 from llmlab.errors import UserError
 from llmlab.files import sha256
-from llmlab.runs import checkpoint
+from llmlab.report.write import write
+from llmlab.runs import answers, checkpoint
 
 STEPS = 10
 # Three epochs: the checkpoints of steps 4 and 8 are in the middle of a rollout's, that of step 6 is between two.
@@ -34,6 +35,7 @@ def test_a_run_goes_on_from_the_middle_of_a_rollout_to_the_same_bits(whole, at, 
     assert (held is None) == (step == 6) and (held is None or held["number"] == step // 3)
     run(copy, f"resume={copy}")
     assert numbers(copy) == numbers(folder)
+    assert (copy / answers.NAME).read_bytes() == (folder / answers.NAME).read_bytes()
     (ours, _), (theirs, _) = (checkpoint.read(f / f"checkpoints/{checkpoint.name(STEPS)}") for f in (copy, folder))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -75,6 +77,23 @@ def test_what_a_run_says_of_itself(whole, column):
     assert record["parts"]["reward"] == "contains"
     assert len(column(folder, "reward")) == STEPS and len(set(column(folder, "reward"))) > 1
     assert all(column(folder, "grad_norm"))
+
+
+def test_answers_are_kept_with_their_rewards_and_shown(whole, tmp_path, monkeypatch):
+    folder, _ = whole
+    first, kept = ([a for a in answers.read(folder) if a["step"] == step] for step in (STEPS // 2, STEPS))
+    assert [a["prompt"] for a in first] == [a["prompt"] for a in kept] and len(kept) == answers.SHOWN
+    for a in kept:
+        assert a["reward"] == (a["prompt"][-2] in a["answer"])
+        assert (a["tokens"], a["ended"]) in {(1, True), (2, True), (2, False)}
+        assert len(a["answer"]) == a["tokens"] - a["ended"]
+    monkeypatch.chdir(tmp_path)
+    plain = write([folder], out=tmp_path, show=False)
+    (shown,) = plain["answers"]
+    assert shown["answers"] == kept[:4] and shown["run"] == "run"
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text()
+        assert "Answers" in text and all(a["prompt"] in text for a in kept[:4])
 
 
 @pytest.mark.slow  # 170 steps: 6 s

@@ -57,7 +57,7 @@ class Letters:
 
     beside, stops = {}, (VOCABULARY.special["eos"],)
 
-    def decode(self, ids):
+    def decode(self, ids, special=False):
         return "".join(chr(97 + i) for i in ids if i != VOCABULARY.special["eos"])
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from llmlab.model.model import Model
+from llmlab.runs.answers import Judged
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -42,6 +43,8 @@ class Feed:
     A feed keeps no state unless `state` gives one, which a checkpoint then holds: plain values and whole CPU tensors, the
     same on every rank.
     """
+
+    judged: Sequence[Judged] = ()  # some answers of the last validation, of a feed whose model writes
 
     def attach(self, module: Learner) -> None:
         """Called before anything else, with the module that is fed."""

@@ -17,6 +17,7 @@ from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
+from llmlab.runs.answers import Judged
 from llmlab.slots import Rollout
 
 if TYPE_CHECKING:
@@ -150,10 +151,15 @@ class Actor:
             yield self.judged(model, some, objective, judges)
 
     def judged(
-        self, model: Model, prompts: Sequence[Prompt], objective: Acts, judges: Mapping[str, Model] = NONE
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        objective: Acts,
+        judges: Mapping[str, Model] = NONE,
+        shown: list[Judged] | None = None,
     ) -> Batch:
         """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation; of one that learns
-        from no reward the answers themselves, as it prepares them."""
+        from no reward the answers themselves, as it prepares them. shown: takes the answers as texts, with their rewards."""
         written = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
         if self.reward is None and prompts:
             samples = [
@@ -161,7 +167,15 @@ class Actor:
                 for p, a in zip(prompts, written, strict=True)
             ]
             return dict(collate.batch([objective.prepare(s, np.random.default_rng(0)) for s in samples], "pad"))
+        scores = self.scores(prompts, written, judges)
+        if shown is not None:
+            shown += [self._told(*of) for of in zip(prompts, written, scores, strict=True)]
         return {
-            "reward": torch.tensor(self.scores(prompts, written, judges), dtype=torch.float32),
+            "reward": torch.tensor(scores, dtype=torch.float32),
             "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),
         }
+
+    def _told(self, prompt: Prompt, answer: Answer, score: float) -> Judged:
+        # With its special tokens, as they tell where a chat template's messages begin and end.
+        asked = self.tokenizer.decode(prompt["prompt"].tolist(), special=True)
+        return Judged(asked, self.tokenizer.decode(answer.ids), score, len(answer.ids), answer.ids[-1] in self.stops)

@@ -23,6 +23,7 @@ from llmlab.data.loader import total
 from llmlab.data.order import indices
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
+from llmlab.runs.answers import SHOWN, Judged
 from llmlab.seeds import key
 from llmlab.slots import Acts, Answers
 from llmlab.training.cut import Cut
@@ -82,6 +83,7 @@ class Rollouts(Feed):
         self.size = cut.batch_size * self.how.batches  # samples of a rollout
         self.answers = self.size * (self.how.samples if self.together else 1)
         self.held: Held | None = None
+        self.judged: list[Judged] = []
         self.module: Learner | None = None
         if self.answers % self.how.samples:
             raise UserError(
@@ -273,11 +275,15 @@ class Rollouts(Feed):
         batches = -(-n // (micro * world))
 
         def make() -> Iterator[Batch]:
+            self.judged = []
             for i in range(batches):
                 first = (i * world + rank) * micro
                 prompts = [self.held_out[i] for i in range(first, min(first + micro, n))]
                 with self._acting() as model:
-                    judged = self.actor.judged(model, prompts, self.objective, self._judges)
+                    # On the first rank, which writes them.
+                    wanted = not rank and len(self.judged) < SHOWN
+                    shown = self.judged if wanted else None
+                    judged = self.actor.judged(model, prompts, self.objective, self._judges, shown)
                 yield judged
 
         return Sized(batches, make)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmlab.model.model import Model
+    from llmlab.runs.answers import Judged
     from llmlab.runs.record import Record
     from llmlab.training.module import Offline
     from llmlab.training.recipe import Recipe
@@ -119,6 +120,10 @@ class Loggers:
         if text is not None:
             for sink in self.sinks:
                 sink.tell("sample", step, *text)
+
+    def answers(self, step: int, judged: Sequence[Judged]) -> None:
+        for sink in self.sinks:
+            sink.tell("answers", step, list(judged))
 
     def end(self, run: Record, checkpoint: Path | None = None) -> None:
         """Hand over the record's summary and close; a sink that does not answer in time is left behind."""

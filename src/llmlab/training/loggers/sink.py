@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from llmlab.runs.answers import Judged
 
 
 class Sink(Protocol):
@@ -17,6 +19,9 @@ class Sink(Protocol):
 
     def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None: ...
     def sample(self, step: int, prompt: str, text: str) -> None: ...
+    def answers(self, step: int, judged: Sequence[Judged]) -> None:
+        """Answers to some held-out prompts at a validation, with their rewards."""
+
     def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
         """Tokens that each expert of each routed layer had in the optimizer step."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmlab.formatting import markdown_table
+from llmlab.runs.answers import COLUMNS, Judged
 from llmlab.runs.record import relative_path
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ class TensorBoardSink:
     def sample(self, step: int, prompt: str, text: str) -> None:
         quoted = "\n".join(f"    {line}" for line in f"{prompt}{text}".splitlines())
         self.writer.add_text("sample", quoted, step)
+
+    def answers(self, step: int, judged: Sequence[Judged]) -> None:
+        table = markdown_table(COLUMNS, [[str(step), *map(str, j)] for j in judged])
+        self.writer.add_text("answers", "\n".join(table), step)
 
     def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
         for name, c in counts.items():

@@ -11,12 +11,13 @@ import os
 import secrets
 import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlab.runs.answers import COLUMNS, Judged
 from llmlab.runs.record import relative_path
 from llmlab.training.loggers import samples
 from llmlab.training.loggers.account import offline_reason
@@ -150,6 +151,12 @@ class WandBSink:
 
         self.texts.append(samples.Sample(step, prompt, text))
         self.run.log({"samples": wandb.Table(columns=["step", "prompt", "text"], data=list(self.texts))}, step=step)
+
+    def answers(self, step: int, judged: Sequence[Judged]) -> None:
+        import wandb
+
+        # Of this validation alone: W&B steps through the tables of a run, and one of all would be sent anew each time.
+        self.run.log({"answers": wandb.Table(columns=list(COLUMNS), data=[[step, *j] for j in judged])}, step=step)
 
     def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
         """A histogram a layer, whose bins are the experts, and the busiest expert's load against the mean."""
