@@ -101,7 +101,9 @@ def _samples(cfg: DictConfig, recipe: Recipe, a: Arguments, colour: bool) -> Ite
     from llmlab.data import shown
     from llmlab.training.recipe import Batches, Cut
 
-    cut = Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, 1)
+    # Of a handful of records, which training would refuse to make a batch of, all can still be looked at.
+    few = len(recipe.samples) if len(recipe.samples) < cfg.train.batch_size else None
+    cut = Cut.make(few or cfg.train.batch_size, None if few else cfg.train.micro_batch_size, 1)
     # In this process, as workers that are started for a batch or two take longer than it does.
     feed = replace(Batches.from_config(cfg, recipe, cut, a.step + a.rows), num_workers=0)
     batches = feed.validation(0, 1) if a.part == "validation" else feed.train(0, 1, a.step - 1)
