@@ -120,7 +120,6 @@ class PolicyGradient:
     }
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
         {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
-        {"resample": 2},
         {"advantage": "mean_batch", "std_eps": 0.3, "samples": 3},
         {"clip_low": 0.1, "clip_high": 0.15},
         {"aggregation": "constant", "length": 5},

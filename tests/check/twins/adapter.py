@@ -76,6 +76,31 @@ def dora(given: Given) -> Arrays:
     return low_rank(given)
 
 
+@twin("adapter", "ia3", source="Liu et al. 2022, arXiv:2205.05638, section 3.3")
+def ia3(given: Given) -> Arrays:
+    x, w, bias = given.inputs["x"], given.inputs["weight"], given.inputs["bias"]
+    targets, c = given.options["targets"], given.inputs["cotangent"]
+    first = next(role for role in ROLES if role in targets)
+    reads = first == "ffn_out"  # of a feed-forward what its second linear reads, of others what they give
+    name = "read" if reads else "given"
+    gain = 1 + given.weights[name]
+    whole = w * gain if reads else gain[:, None] * w
+    shift = bias if reads else gain * bias
+    own = (c @ w) * x if reads else c * (x @ w.T + bias)
+    one = whole @ x[0, 0] + shift
+    return {
+        "adapted": np.array([float(role in targets) for role in ROLES]),
+        "plain": x @ whole.T,
+        "biased": x @ whole.T + shift,
+        "merged": whole,
+        "slope/x": c @ whole,
+        f"slope/{name}": own.sum((0, 1)),
+        "begins": np.array([[0.0, 0.0]]),
+        "dropped/mean": one,  # nothing is dropped
+        "dropped/square": one**2,
+    }
+
+
 REFUSED: dict[str, list[Any]] = {
     "lora": [
         ({}, {"rank": 0}),
@@ -84,8 +109,10 @@ REFUSED: dict[str, list[Any]] = {
         ({}, {"targets": []}),
         ({}, {"targets": ["router"]}),
     ],
+    "ia3": [({}, {"targets": []}), ({}, {"targets": ["router"]})],
 }
 MORE: dict[str, list[Any]] = {
     "lora": [({}, {"targets": ["q", "k", "v", "out", "ffn_in", "ffn_out"], "rank": 7})],
+    "ia3": [({}, {"targets": ["ffn_out"]}), ({}, {"targets": ["ffn_in", "v"]})],
     "dora": [({}, {"dropout": 0.5, "rank": 3, "alpha": 2.0, "rank_stabilised": True})],
 }

@@ -34,6 +34,12 @@ def listed(slot: str, name: str, table: str) -> Iterator[Setting]:
         yield Setting(slot, name, {} if options is None else {**small, **options}, sizes)
 
 
+def lacking(slot: str) -> dict[str, str]:
+    """Parts that have no twin yet, and the tests that hold what they compute to another truth until then."""
+    found: dict[str, str] = getattr(_module(slot), "LACKING", {})
+    return found
+
+
 def _module(slot: str) -> object:
     return importlib.import_module(f"twins.{slot}")
 
@@ -41,7 +47,9 @@ def _module(slot: str) -> object:
 def contents(slot: str) -> dict[str, Any]:
     """The file of a slot, as `llmlab.check.twins.records` reads it."""
     parts: dict[str, dict[str, Any]] = {
-        name: {**records.declaration(slot, name), "shapes": {}} for name in registry.names(slot)
+        name: {**records.declaration(slot, name), "shapes": {}}
+        for name in registry.names(slot)
+        if name not in lacking(slot)
     }
     refuses = getattr(_module(slot), "refuses", lambda name, options: False)
     entries = [
@@ -49,6 +57,7 @@ def contents(slot: str) -> dict[str, Any]:
         if refuses(setting.name, options_of(setting))
         else _record(setting, parts[setting.name]["shapes"])
         for setting in settings_of_slot(slot)
+        if setting.name not in lacking(slot)
     ]
     for name in parts:
         entries += [{**_head(setting), "refused": True} for setting in listed(slot, name, "REFUSED")]

@@ -43,7 +43,8 @@ def observe(setting: Setting) -> Observed:
             continue
         module = fill(made.to_empty(device="cpu"))
         at = x.clone().requires_grad_()
-        y = module(at, linear(at), linear)
+        read = module.before(at) if hasattr(module, "before") else at
+        y = module(at, linear(read), linear)
         (y * cotangent).sum().backward()
         outputs[name] = y.detach().numpy()
         slopes = {"x": at.grad, **{path: p.grad for path, p in module.named_parameters()}}
@@ -74,6 +75,7 @@ def _dropped(module: nn.Module, linear: Linear, x: Tensor) -> dict[str, np.ndarr
     rows = x.expand(N_DRAWS, -1)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        y = module.train()(rows, F.linear(rows, linear.weight, linear.bias), linear)
+        read = module.before(rows) if hasattr(module, "before") else rows
+        y = module.train()(rows, F.linear(read, linear.weight, linear.bias), linear)
     module.eval()
     return {"dropped/mean": y.mean(0).numpy(), "dropped/square": y.square().mean(0).numpy()}
