@@ -9,7 +9,8 @@ on top of the part's `small` ones; None stands for the part's own defaults:
     MORE       settings at which the part is compared, beside those that its options give (`llmlab.check.twins.settings`)
     REFUSED    settings at which it must be refused
 
-A table LACKING names parts that have no twin yet, and the tests that stand for it. A function `refuses(name, options)` tells which settings among those that its options give it must refuse.
+A table LACKING names parts that have no twin yet, and the tests that stand for it. A function `refuses(name, options)` tells
+which settings among those that its options give it must refuse.
 """
 
 from typing import Any

@@ -61,13 +61,18 @@ def over_pairs(every: Pairs, value: Callable[[int, int], float]) -> tuple[float,
 
 def preferences(given: Given) -> Arrays:
     o, labels = given.options, row_labels(given)
-    owner = np.argwhere(labels != -100)[:, 0]
-    lengths = np.bincount(owner)
     first = [n for n, (_, answer) in enumerate(rows(given)) if answer == 0]
     every = pairs(given)
+    answered, lengths = labels != -100, (labels != -100).sum(1)
+    if of_text(o):  # of the best answer's row each token but the first is said, those of the prompt too
+        for n in first:
+            ids = given.inputs["batch/row_ids"][rows(given)[n]]
+            for t in range(int(answered[n].argmax())):
+                labels[n, t] = ids[t + 1]
+    owner, is_answer = np.argwhere(labels != -100)[:, 0], answered[labels != -100]
 
     def whole(each: np.ndarray) -> np.ndarray:
-        return np.bincount(owner, each)
+        return np.bincount(owner[is_answer], each[is_answer])
 
     def compared(of: Vectors) -> np.ndarray:
         ratio = whole(of["tokens"]) - (whole(of["reference.tokens"]) if o["reference"] else 0)
@@ -82,8 +87,9 @@ def preferences(given: Given) -> Arrays:
 
         found = {"preference": over_pairs(every, loss)}
         if o["nll"]:
-            likely = whole(of["tokens"])[first]
-            found["nll"] = -likely.sum(), lengths[first].sum() if o["nll_over"] == "tokens" else len(first)
+            likely = whole(of["tokens"])[first].sum()
+            count = {"tokens": lengths[first].sum(), "answers": len(first), "text": (labels[first] != -100).sum()}
+            found["nll"] = -likely - of["tokens"][~is_answer].sum(), count[o["nll_over"]]
         return found
 
     weights = {"preference": o["weight"], **({"nll": o["nll"]} if o["nll"] else {})}
@@ -107,13 +113,19 @@ def preferences(given: Given) -> Arrays:
     return made | answers_prepared(given, [list(record["answers"]) for record in records(given)]) | targets(given)
 
 
+def of_text(o: Of) -> bool:
+    return bool(o.get("nll")) and o["nll_over"] == "text"
+
+
 def answers_prepared(given: Given, answers: list[list[np.ndarray]]) -> Arrays:
     samples, passes = [], []
     for record, each in zip(records(given), answers, strict=True):
         both = [with_answer(record["prompt"], answer) for answer in each]
         samples.append({"row_ids": [ids for ids, _ in both], "row_labels": [labels for _, labels in both]})
         for theirs in (False, True) if given.options.get("reference", True) else (False,):
-            passes += [[len(ids), not theirs, not theirs, 1, len(a)] for (ids, _), a in zip(both, each, strict=True)]
+            for n, ((ids, _), a) in enumerate(zip(both, each, strict=True)):
+                all_of_it = of_text(given.options) and not theirs and n == 0
+                passes.append([len(ids), not theirs, not theirs, 1, len(ids) if all_of_it else len(a)])
     return prepared(samples) | {"passes": np.array(passes, np.float64).reshape(-1)}
 
 
@@ -121,7 +133,9 @@ def targets(given: Given) -> Arrays:
     o, every = given.options, records(given)
     made = {"n_targets/preference": np.ones(len(every))}
     if o["nll"]:
-        counts = [len(record["answers"][0]) if o["nll_over"] == "tokens" else 1 for record in every]
+        first = [(len(record["prompt"]), len(record["answers"][0])) for record in every]
+        of = {"tokens": [a for _, a in first], "answers": [1] * len(every), "text": [p + a - 1 for p, a in first]}
+        counts = of[o["nll_over"]]
         made["n_targets/nll"] = np.array(counts)
     return made
 
