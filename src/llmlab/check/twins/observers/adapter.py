@@ -43,8 +43,7 @@ def observe(setting: Setting) -> Observed:
             continue
         module = fill(made.to_empty(device="cpu"))
         at = x.clone().requires_grad_()
-        read = module.before(at) if hasattr(module, "before") else at
-        y = module(at, linear(read), linear)
+        y = module(at, linear(_read(module, at)), linear)
         (y * cotangent).sum().backward()
         outputs[name] = y.detach().numpy()
         slopes = {"x": at.grad, **{path: p.grad for path, p in module.named_parameters()}}
@@ -63,6 +62,12 @@ def observe(setting: Setting) -> Observed:
     return Observed(given(setting, inputs, module), outputs)
 
 
+def _read(module: nn.Module, x: Tensor) -> Tensor:
+    """What the linear reads of x."""
+    before = getattr(module, "before", None)
+    return x if before is None else before(x)
+
+
 def _begins(module: nn.Module, path: str) -> list[float]:
     owner, _, name = path.rpartition(".")
     of = module.get_submodule(owner)
@@ -75,7 +80,6 @@ def _dropped(module: nn.Module, linear: Linear, x: Tensor) -> dict[str, np.ndarr
     rows = x.expand(N_DRAWS, -1)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        read = module.before(rows) if hasattr(module, "before") else rows
-        y = module.train()(rows, F.linear(read, linear.weight, linear.bias), linear)
+        y = module.train()(rows, F.linear(_read(module, rows), linear.weight, linear.bias), linear)
     module.eval()
     return {"dropped/mean": y.mean(0).numpy(), "dropped/square": y.square().mean(0).numpy()}
