@@ -308,6 +308,7 @@ def test_only_white_space(tmp_path):
 # ---------------------------------------------------------------- the default corpus
 
 
+@pytest.mark.slow  # all of the default text: 3 s
 def test_the_default_corpus(tmp_path):
     found = prepare(Data(), Tokenizer())
     assert 700_000 < found.tokens < 1_100_000

@@ -256,6 +256,7 @@ def test_scores_are_scaled_as_by_yarn_under_every_scaling(family):
     assert len(factors) == 4
 
 
+@pytest.mark.slow  # a checkpoint each: 3 s
 @pytest.mark.parametrize("family", PARTIAL)
 @torch.no_grad()
 def test_odd_numbers_of_dims_as_the_reference(family, tmp_path):

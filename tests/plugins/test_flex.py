@@ -21,7 +21,8 @@ def same(terms, v, looked, bias=None, score=None):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("every", [53, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [53, 7])
 def test_equals_eager(every):
     """Mask x window x documents x padding x shared heads x width of v x bias: some of them, by a step prime to all."""
     for i, (mask, window, context, kv, v_dim, biased) in enumerate(CASES):

@@ -332,6 +332,7 @@ def test_a_skipped_step_is_no_divergence_but_ten_in_a_row_are():
         guard.check(Summary([5.0] * 10, [inf] * 10, {}), 10, 5.0, scaled=True)
 
 
+@pytest.mark.slow  # two runs: 2 s
 def test_scaled_losses_are_clipped_as_plain_ones(common, monkeypatch, tmp_path):
     """float32 with a scale that overflows at first: the steps are skipped, then gradients are what they are without."""
     from lightning.pytorch.plugins import MixedPrecision

@@ -69,6 +69,7 @@ def test_scores_are_those_that_the_reward_model_gives_itself(judge, at_once):
     assert both == pytest.approx(want)
 
 
+@pytest.mark.slow  # a run of GRPO: 2 s
 def test_a_policy_learns_what_the_reward_model_prefers(judge, judged, column, at, tmp_path):
     record = run(tmp_path / "run", *judged, *GRPO)
     assert record["metrics"]["val_reward"] > column(tmp_path / "run", "reward")[0] + 1
@@ -88,6 +89,7 @@ def test_ppo_with_a_sum_of_a_reward_model_and_a_rule_and_a_critic_of_the_reward_
     assert record["models"]["critic"]["trains"] and record["models"]["critic"]["source"] == str(judge)
 
 
+@pytest.mark.slow  # three runs: 2 s
 def test_a_critic_begins_as_the_reward_model_or_as_the_run_begins(judge, judged):
     whole, start = folder.load_model(judge)[0], folder.checkpoint_of(judge)
     ids = torch.tensor([[3, 1, 4, 1, 5]])

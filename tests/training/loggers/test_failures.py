@@ -48,10 +48,8 @@ def dies(patch):
     patch.setattr(weights_and_biases.WandBSink, "row", row)
 
 
-SLOW = [pytest.param(harm, marks=pytest.mark.slow) for harm in (fails_at_a_row, dies)]
-
-
-@pytest.mark.parametrize("harm", [fails_at_begin, *SLOW])
+@pytest.mark.slow  # a run each, the longest of 3 s
+@pytest.mark.parametrize("harm", [fails_at_begin, fails_at_a_row, dies])
 def test_a_failing_wandb_costs_one_line(harm, plain, tiny, tmp_path, monkeypatch, capfd):
     harm(monkeypatch)
     done = run(tmp_path / "run", tiny, "logger=[wandb,tensorboard]")
