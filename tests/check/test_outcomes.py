@@ -85,9 +85,10 @@ def test_the_smallest_command_names_the_culprits(monkeypatch):
     others = [case for case in cases.pairs_with(("position", "alibi")) if ("ffn", "glu") not in case.parts]
     for case in (*cases.pairs_with(("ffn", "glu")), *others):
         made.add(case, case_checks.check_case(case, ["mine"]))
-    assert len(made.failed) == 1
+    # Two of the rows may have both: which ones they are depends on what the array already held.
+    assert made.failed
     shrink.add_commands(made)
-    assert made.failed[0].command == "llmlab check position=alibi ffn=glu checks=mine"
+    assert {r.command for r in made.failed} == {"llmlab check position=alibi ffn=glu checks=mine"}
 
 
 def test_a_check_that_ends_its_process_fails(monkeypatch):

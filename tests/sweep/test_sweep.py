@@ -89,6 +89,23 @@ def test_a_slot_of_a_kind_is_swept_as_it_is_typed(lab):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("alignment=dpo,ipo", "alignment.beta=0.2", "data=arithmetic"),
+        ("adapter=lora,dora", "adapter.rank=2", "adapter.targets=[q,v]"),
+    ],
+)
+def test_one_value_of_an_option_of_swept_parts_is_of_every_point(words, lab):
+    """The config that Hydra composes beside the points has no part in that slot, which is null unless typed."""
+    code, _, err = lab.run(*words, "seed=1", "sweep=o")
+    assert code == 0, err
+    slot, _, names = words[0].partition("=")
+    assert [point for point, _ in lab.calls()] == [f"{slot}={name}" for name in names.split(",")]
+    assert lab.sweep("o")["fixed"] == [*words[1:], "seed=1", "sweep=o"]
+
+
+@pytest.mark.slow
 def test_two_points_at_once(lab):
     """joblib: the cores are shared out, unless the user says how many threads, and the GPUs; one that is killed is a row."""
     lab.monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")

@@ -55,7 +55,7 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch, report
                 if len(done) < plan.total:
                     hydra = [o for o in plan.own if not o.startswith("hydra.sweep.dir=")]
                     folder = f"hydra.sweep.dir={quoted(str(plan.folder))}"
-                    typed = ["+" * (o.partition("=")[0] in plan.opened) + o for o in plan.handed]
+                    typed = ["+" * (o.partition("=")[0] in plan.opened) + o for o in _beside_swept(plan)]
                     with _without_second_check(plan):
                         launch([*typed, *hydra, *plan.defaults, folder], _runner(plan, folders, invocation))
             except UserError:
@@ -65,6 +65,22 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch, report
                 # where no trial has a value (`study.best_trial`).
                 broken = e
         return _finish(plan, folders, began, bool(stopped), broken, report)
+
+
+def _beside_swept(plan: plans.Plan) -> list[str]:
+    """What the sweeper is handed, options of a swept part as choices of one value.
+
+    Before its points Hydra composes a config without what is swept. An option of a part that is null there (alignment,
+    adapter, reward) has no place in it and ends the sweep, while choices are left out.
+    """
+    if plan.adaptive:
+        return list(plan.handed)
+    found = []
+    for word in plan.handed:
+        key, _, value = word.partition("=")
+        of_swept = key not in plan.keys and key.lstrip("+").partition(".")[0] in plan.keys and key[0] != "~"
+        found.append(f"{key}=choice({value or repr('')})" if of_swept else word)
+    return found
 
 
 def _runner(plan: plans.Plan, folders: Sequence[str], invocation: str) -> points.Runner:

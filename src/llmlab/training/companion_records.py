@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 def reopened(
-    folder: Path, fields: Mapping[str, Any], moved: Mapping[str, str], *, begins: bool
+    folder: Path, fields: Mapping[str, Any], moved: Mapping[str, str] | None, *, begins: bool
 ) -> dict[str, Companion]:
     """The companions of a run that goes on, of which `fields` is the record. UserError if a finished model that is needed
     is not what it was.
 
-    moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
+    moved: where finished models lie now, by role; None where nobody can say so. begins: no checkpoint has the weights of
+    those that train.
     """
     companions = {}
     check_shape(dict(fields), Record, str(folder / record.NAME))
@@ -41,12 +42,12 @@ def reopened(
         path = None if weights is None else Path(weights)
         # A companion that trains has its weights in the run's own checkpoint, once there is one.
         if path is not None and (begins or not of_role.trains):
-            if role in moved:
+            if moved is not None and role in moved:
                 source, path = (
                     init_from.absolute(moved[role]),
                     run_folder.start_of(moved[role], tokenizer=False).absolute(),
                 )
-            _unchanged(role, source, path, sha256)
+            _unchanged(role, source, path, sha256, "bring it back" if moved is None else _elsewhere(role))
         elif of_role.trains and not begins:
             path = None
         adapter = about.get("adapter")
@@ -67,18 +68,21 @@ def places(fields: Mapping[str, Any], companions: Mapping[str, Companion]) -> di
     return {KEY: {role: {**about, **at.get(role, {})} for role, about in fields[KEY].items()}}
 
 
-def _unchanged(role: str, source: str, path: Path, sha256: str) -> None:
-    where = f"say where it lies now with {KEY}.{role}=PATH"
+def _elsewhere(role: str) -> str:
+    return f"say where it lies now with {KEY}.{role}=PATH"
+
+
+def _unchanged(role: str, source: str, path: Path, sha256: str, fix: str) -> None:
     if not path.is_dir():
-        raise UserError(f"{KEY}.{role}={source}: {path} is gone, whose weights the run works with; {where}")
+        raise UserError(f"{KEY}.{role}={source}: {path} is gone, whose weights the run works with; {fix}")
     try:
         now = fingerprint(path)
     except UserError as e:
-        raise UserError(f"{KEY}.{role}={source}: {e}; {where}") from None
+        raise UserError(f"{KEY}.{role}={source}: {e}; {fix}") from None
     if now != sha256:
         raise UserError(
             f"{KEY}.{role}={source}: the weights in {path} are not those that the run began with "
-            f"(sha256 {sha256[:12]}); {where}"
+            f"(sha256 {sha256[:12]}); {fix}"
         )
 
 
@@ -172,7 +176,7 @@ def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[st
             "does not have; give the folder of the run"
         )
     models = {}
-    for role, companion in reopened(home, record.read(home), {}, begins=False).items():
+    for role, companion in reopened(home, record.read(home), None, begins=False).items():
         model = companion.assemble(trained)
         build.materialise(model)
         if companion.trains:

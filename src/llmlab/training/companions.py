@@ -165,7 +165,8 @@ def resolve(
             if chosen.source is None:
                 made = _from_words(chosen, vocabulary, trained)
             else:
-                made = _finished(chosen, objective)
+                reward = f"reward={composed.cfg.reward._part_}" if chosen.declared.judges else None
+                made = _finished(chosen, objective, reward or f"{objective.slot}={objective.name}")
                 if tokenizer is not None:
                     companion_tokens.check(made.spec, made.weights, tokenizer)
             made.assemble(trained)
@@ -232,17 +233,15 @@ def sharing(spec: ModelSpec, trained: Model) -> ModelSpec:
     return replace(spec, stacks=(replace(first, embedding=own), *spec.stacks[1:]))
 
 
-def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
-    """A finished model. UserError where it lacks a head that the objective asks for."""
+def _finished(chosen: Chosen, objective: PartSpec, asking: str) -> Companion:
+    """A finished model. UserError where it lacks a head that it is asked for. asking: the part that declares it, as typed."""
     assert chosen.source is not None
     spec, weights = _read(chosen.source)
     roles = chosen.declared.heads
     spec = _standing(spec, chosen.declared)
     if missing := [role for role in roles if role not in spec.heads]:
         has = ", ".join(f"{role}={part.name}" for role, part in spec.heads.items()) or "none"
-        raise UserError(
-            f"it has no head for the role {missing[0]}, which {objective.slot}={objective.name} asks for; it has {has}"
-        )
+        raise UserError(f"it has no head for the role {missing[0]}, which {asking} asks for; it has {has}")
     # A finished model may have more heads than the objective asks for; they would take memory for nothing.
     spec = replace(spec, heads={role: spec.heads[role] for role in roles})
     if chosen.declared.trains:  # all of it does, the adapter that it was trained with merged

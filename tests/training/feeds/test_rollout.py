@@ -154,6 +154,16 @@ def test_each_rank_generates_its_share_of_one_rollout(model):
             torch.testing.assert_close(mine, its)
 
 
+def test_an_answer_that_ends_as_the_chat_template_says_is_not_truncated(model):
+    made = feed(model)
+    # In place of the property: almost any id ends an answer.
+    object.__setattr__(made.actor, "stops", tuple(range(3, 30)))
+    rows = made._roll_out(0, 0, 1).rows
+    last = rows["ids"].gather(1, rows["lengths"][:, None] - 1)[:, 0]
+    assert ((last > 3) & (rows["lengths"] < 6)).any()
+    assert torch.equal(rows["truncated"] > 0, last < 3)
+
+
 def test_training_recomputes_the_log_probabilities_and_asserts_it(model):
     batch = next(iter(feed(model).train(0, 1, 0)))
     assert "valid" in batch and bool(batch["fresh"])

@@ -188,7 +188,7 @@ class Rollouts(Feed):
         """Answers and their rewards, all as wide as an answer may be: tensors that are gathered must have one shape on all
         ranks."""
         written = self.actor.answers(model, prompts, seeds, Sampling(temperature=self.how.temperature))
-        width, eos = self.how.max_new, self.actor.vocabulary.special.get("eos")
+        width = self.how.max_new
         return {
             "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
             "log_probabilities": torch.tensor(
@@ -196,7 +196,7 @@ class Rollouts(Feed):
             ),
             "lengths": torch.tensor([len(a.ids) for a in written]),
             "reward": torch.tensor(self.actor.scores(prompts, written, self._judges), dtype=torch.float32),
-            "truncated": torch.tensor([float(a.ids[-1] != eos) for a in written]),
+            "truncated": torch.tensor([float(a.ids[-1] not in self.actor.stops) for a in written]),
         }
 
     def _resample(self, model: Model, local: dict[str, Tensor], number: int, share: range) -> None:
