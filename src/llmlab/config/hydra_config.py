@@ -106,7 +106,7 @@ def _both(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> tuple[DictC
 
 
 # The stamp is among the arguments, so that a changed file is composed anew.
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=384)  # half a megabyte each
 def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], *as_of: object) -> tuple[DictConfig, DictConfig]:
     import copy
 

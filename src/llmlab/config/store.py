@@ -58,6 +58,9 @@ def declare() -> int:
         return int(_declared["count"])
     resolvers.register()
     store = ConfigStore.instance()
+    # Hydra 1.3 copies its sources for each config that it composes, and with them all nodes of the store: a third of the
+    # time. What is read from the store is a copy anyway.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     # The store has no way to take something out: parts that are gone would still be choices.
     for slot, _ in _declared.get("entries", ()):
         store.repo.pop(slot, None)
