@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 # EDQUOT: the user's quota is used up. EFBIG: beyond `ulimit -f` (Python ignores SIGXFSZ), or 4 GB on FAT.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT = re.compile(r"\.(.+)\.\w{8,32}(\.old)?")  # what `_beside` or tempfile named
+UNFINISHED = "unfinished"  # the end of the name of a folder that is gone on with
+KEPT = 86400.0  # seconds for which one waits for that
 STALE = 60.0  # seconds after which a temporary file, written at once, is of a process that was killed
 AT_ONCE = 1 << 22  # values copied at once
 # Files up to this size are hashed when they are opened, at 1 GB a second; of larger ones only the size is looked at.
@@ -60,10 +62,11 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def open_or_make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def open_or_make(folder: Path, make: Callable[[Path], dict[str, Any]], *, resumes: bool = False) -> dict[str, Any]:
     """The manifest of `folder`; where it is missing or damaged, `make(temporary folder)` fills it and says what it is.
 
-    Of several processes one makes it, the others wait. One that is killed leaves nothing that looks whole.
+    Of several processes one makes it, the others wait. One that is killed leaves nothing that looks whole. resumes: `make` goes
+    on with what one that was killed left in the temporary folder.
     Raises UserError if the cache can't be written.
     """
     try:
@@ -77,7 +80,7 @@ def open_or_make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[s
             try:
                 return check(folder)  # another process was faster
             except Damaged:
-                return _make(folder, make)
+                return _make(folder, make, resumes)
     except OSError as e:
         raise UserError(_trouble(folder.parent, e)) from e
 
@@ -121,18 +124,21 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.lib.format.write_array(cast(Any, SimpleNamespace(write=f.write)), array, allow_pickle=False)
 
 
-def raw_to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) -> None:
-    """Raw values as a .npy of a type of its own, without holding them all."""
+def raw_to_npy(raw: Sequence[Path], to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) -> None:
+    """Raw values of several files as one .npy of a type of its own, without holding them all; the files are deleted."""
     import numpy as np
 
     kind = np.dtype(wanted)
-    # No memory map: on a full disk that is a bus error.
-    with raw.open("rb") as read, writing(to, n * kind.itemsize), to.open("wb") as written:
+    with writing(to, n * kind.itemsize), to.open("wb") as written:
         about = {"descr": kind.str, "fortran_order": False, "shape": (n,)}
         np.lib.format.write_array_header_1_0(written, about)  # type: ignore[no-untyped-call]
-        while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
-            written.write(values.astype(kind).tobytes())
-    raw.unlink()
+        for file in raw:
+            # No memory map: on a full disk that is a bus error.
+            with file.open("rb") as read:
+                while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
+                    written.write(values.astype(kind).tobytes())
+    for file in raw:
+        file.unlink()
 
 
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
@@ -178,10 +184,11 @@ def writing(path: Path, n: int) -> Iterator[None]:
         raise OSError(e.errno, f"{e.strerror}: {path.name} needs {n:,} bytes", str(path)) from e
 
 
-def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    _clear(folder)
-    temporary = _beside(folder)
-    temporary.mkdir()
+def _make(folder: Path, make: Callable[[Path], dict[str, Any]], resumes: bool) -> dict[str, Any]:
+    temporary = folder.with_name(f".{folder.name}.{UNFINISHED}") if resumes else _beside(folder)
+    _clear(folder, temporary)
+    temporary.mkdir(exist_ok=True)
+    keep = False
     try:
         manifest = make(temporary)
         files = sorted(p for p in temporary.iterdir() if p.is_file())
@@ -193,6 +200,9 @@ def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any
             # A rename replaces no folder that has files in it (ENOTEMPTY).
             os.rename(folder, temporary.with_name(temporary.name + ".old"))
         os.rename(temporary, folder)
+    except KeyboardInterrupt:
+        keep = resumes
+        raise
     except OSError as e:
         if e.errno in FULL:
             written = sum(p.stat().st_size for p in temporary.rglob("*") if p.is_file())
@@ -201,15 +211,21 @@ def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any
             )
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(temporary.with_name(temporary.name + ".old"), ignore_errors=True)
     return manifest
 
 
-def _clear(folder: Path) -> None:
-    """Remove what killed processes left beside `folder`, whose lock is ours, also of other folders that no one makes."""
+def _clear(folder: Path, but: Path) -> None:
+    """Remove what killed processes left beside `folder`, whose lock is ours, also of other folders that no one makes.
+
+    but: what is gone on with. Others that could be gone on with are kept for a day.
+    """
     for old in folder.parent.glob(".*"):
-        if (named := LEFT.fullmatch(old.name)) is None:
+        if (named := LEFT.fullmatch(old.name)) is None or old == but:
+            continue
+        if old.name.endswith(f".{UNFINISHED}") and old.stat().st_mtime > time.time() - KEPT:
             continue
         lock = folder.with_name(named[1] + ".lock")
         if named[1] == folder.name or not lock.exists():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from llmlab.data.sources import Document
 from llmlab.errors import UserError
@@ -29,8 +30,8 @@ class OtherText(UserError):
         self.fingerprint, self.documents = fingerprint, documents
 
 
-def listed(documents: Iterable[Document]) -> list[Listed]:
-    return [Listed(hashlib.sha256(d.text.encode("utf-8")).hexdigest(), " ".join(d.name.split("\n"))) for d in documents]
+def listed(document: Document) -> Listed:
+    return Listed(hashlib.sha256(document.text.encode("utf-8")).hexdigest(), " ".join(document.name.split("\n")))
 
 
 def fingerprint(documents: Iterable[Listed]) -> str:
@@ -41,10 +42,12 @@ def fingerprint(documents: Iterable[Listed]) -> str:
     return total.hexdigest()
 
 
-def write(folder: Path, documents: Iterable[Listed]) -> None:
+@contextmanager
+def listing(folder: Path) -> Iterator[Callable[[Listed], None]]:
+    """Writes the documents that it is given into `folder`, one after the other."""
     # Names of files may hold bytes that are no UTF-8, which Python reads as lone surrogates (PEP 383).
     with (folder / NAME).open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
-        f.writelines(f"{d.digest} {d.name}\n" for d in documents)
+        yield lambda document: cast(None, f.write(f"{document.digest} {document.name}\n"))
 
 
 def read(folder: Path) -> list[Listed] | None:

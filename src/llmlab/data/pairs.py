@@ -73,8 +73,8 @@ def write(folder: Path, tokens: np.ndarray, size: int, window: int, special: Seq
             count += len(some)
     for run in runs:
         run.unlink()
-    cache.raw_to_npy(raw[0], folder / KEYS, np.int64, np.int64, count)
-    cache.raw_to_npy(raw[1], folder / TIMES, np.float32, np.float32, count)
+    cache.raw_to_npy([raw[0]], folder / KEYS, np.int64, np.int64, count)
+    cache.raw_to_npy([raw[1]], folder / TIMES, np.float32, np.float32, count)
     return count
 
 

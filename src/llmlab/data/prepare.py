@@ -5,25 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import itertools
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.data import account, cache, chat_templates, encoding, filtering, fingerprint, prepare_records
+from llmlab.data import account, cache, chat_templates, filtering, fingerprint, prepare_records, prepare_texts
 from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.filtering import Chosen
 from llmlab.data.fingerprint import OtherText
-from llmlab.data.progress import Bar, progress
-from llmlab.data.record_arrays import texts_of
+from llmlab.data.progress import progress
+from llmlab.data.reading import Reading
 from llmlab.data.records import Records
-from llmlab.data.sources import Document, Source, open_source
+from llmlab.data.sources import Source, open_source
 from llmlab.data.template import FILE as TEMPLATE
-from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
+from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
 from llmlab.files import expanded
@@ -77,7 +75,9 @@ def prepare(
         tokenizer = replace(tokenizer, kind="file", path=str(home))
         folder = _place(data, tokenizer, special, source, labels, filters)
     make = functools.partial(_make, kind=KINDS.get(reads), labels=labels, filters=filters)
-    manifest = cache.open_or_make(folder, lambda at: make(at, data, tokenizer, special, source, text))
+    manifest = cache.open_or_make(
+        folder, lambda at: make(at, data, tokenizer, special, source, text), resumes=reads == TEXT
+    )
     if text not in (None, manifest["fingerprint"]):
         raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
     for note in manifest["notes"]:
@@ -185,13 +185,6 @@ def _stamp(path: str | None) -> Any:
 # ---------------------------------------------------------------- the work
 
 
-class _Piece:
-    """A stretch of one document; `begins` and `ends` where the document does."""
-
-    def __init__(self, text: str, ends: bool = True, begins: bool = True):
-        self.text, self.ends, self.begins = text, ends, begins
-
-
 def _make(
     folder: Path,
     data: schema.Data,
@@ -204,189 +197,14 @@ def _make(
     filters: Chosen,
 ) -> dict[str, Any]:
     with progress() as bar:
-        documents, read = _read(data, source, kind, filters, bar)
-        listed = fingerprint.listed(documents)
+        reading = Reading(data, source, kind, filters, bar)
+        if kind is None:
+            return prepare_texts.make(folder, data, cfg, special, reading, wanted, bar)
+        documents = list(reading.documents())
+        with fingerprint.listing(folder) as list_one:
+            for one in (listed := [fingerprint.listed(d) for d in documents]):
+                list_one(one)
         if wanted not in (None, found := fingerprint.fingerprint(listed)):
             raise OtherText(found, listed)
-        fingerprint.write(folder, listed)
-        if kind is not None:
-            made = prepare_records.make(folder, data, cfg, special, documents, kind, labels, bar)
-            return {**made, "fingerprint": found, "source": data.source, "read": read}
-        parts, split = _split(documents, data)
-        notes = []
-        if split != data.split:
-            notes.append(
-                f"no whole document of {len(documents)} falls on each side of data.split=document: "
-                f"the last {data.validation:.0%} of the text is held out instead (data.split=position)"
-            )
-        bar("learning the tokenizer", None, None)
-        eos = (cfg.kind != "char" or len(documents) > 1) and not ends_nothing(cfg)
-        # Sorted: ids of special tokens, and with them weights, do not depend on the order in which an objective names
-        # them.
-        names = ("eos",) * eos + tuple(sorted(set(special) - ({"eos"} if eos else set())))
-        train, validation = ([p.text for p in parts[part]] for part in PARTS)
-        tokenizer = make(cfg, train, validation, names)
-        end = tokenizer.special.get("eos") if len(documents) > 1 else None
-        if end is None and len(documents) > 1:
-            notes.append("the tokenizer has no token that ends a document: one follows the other without any")
-        lead = tokenizer.opening(data.bos)
-        if lead:
-            shown = " ".join(tokenizer.inner.id_to_token(i) or str(i) for i in lead)
-            why = (
-                "data.bos=true" if data.bos else "as the tokenizer's own template has it (data.bos=false leaves it out)"
-            )
-            notes.append(f"each document begins with {shown}, {why}")
-        total = sum(len(p.text) for pieces in parts.values() for p in pieces)
-        done, tokens = 0, {}
-
-        def tick(characters: int) -> None:
-            nonlocal done
-            done += characters
-            bar("tokenizing", done, total)
-
-        # Bits per byte are asked of text that is measured, never of text that is trained on; without a split all is
-        # measured.
-        measured = "train" if split == "none" else "validation"
-        for part, pieces in parts.items():
-            tokens[part], losses = _write(folder, part, pieces, tokenizer, (lead, end), part == measured, tick)
-            notes += losses
-        tokenizer.save(folder)
-    return {
-        "fingerprint": found,
-        "source": data.source,
-        "split": split,
-        "documents": {part: len(pieces) for part, pieces in parts.items()},
-        "bytes": {part: sum(len(p.text.encode("utf-8")) for p in pieces) for part, pieces in parts.items()},
-        "tokens": tokens,
-        "vocab_size": tokenizer.vocab_size,
-        "special": {**tokenizer.special, **({"bos": lead[0]} if len(lead) == 1 else {})},
-        "lead": list(lead),
-        "notes": [*notes, *tokenizer.notes],
-        "read": read,
-    }
-
-
-def _read(
-    data: schema.Data, source: Source, kind: Kind | None, chosen: Chosen, bar: Bar
-) -> tuple[list[Document], account.Read]:
-    """The documents that the filters keep, and the account of all that were read. UserError where none is left."""
-
-    def text_of(document: Document) -> str:
-        return document.text if kind is None else "\n".join(t for _, t in texts_of(json.loads(document.text), kind))
-
-    # A batch would be read ahead, and be in the account, where the last document may be any.
-    ahead = {"workers": data.num_workers} if data.max_documents is None else {"at_once": 1}
-    with filtering.Filters(chosen, text_of, **ahead) as filters:
-        found = filters.kept(source.read(lambda done, total: bar("reading", done, total)))
-        documents = list(itertools.islice(found, data.max_documents))
-    where = f"data.path={data.path}" if data.path else f"data={data.source}"
-    if not documents and source.account.documents:
-        raise UserError(filters.nothing_left(where, "document" if kind is None else "record"))
-    if not documents:
-        what = "text in it, only white space" if kind is None else "record in it that has any text"
-        raise UserError(f"{where}: there is no {what}")
-    read = source.account.fields()
-    if chosen:
-        kept = {"documents": len(documents), "bytes": sum(len(d.text.encode("utf-8")) for d in documents)}
-        read = {**read, **kept, "filters": filters.accounts}  # type: ignore[typeddict-item]
-    return documents, read
-
-
-def _write(
-    folder: Path,
-    part: str,
-    pieces: Sequence[_Piece],
-    tokenizer: Tokenizer,
-    around: tuple[tuple[int, ...], int | None],
-    sized: bool,
-    tick: Callable[[int], None],
-) -> tuple[int, list[str]]:
-    """The tokens of a part, where documents start and, if `sized`, the bytes of each; (number of tokens, notes).
-
-    around: what each document begins and ends with. Where both are one token it stands between two documents once.
-    """
-    lead, end = around
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    starts: list[int] = []
-    at = largest = unknown = dropped = whole = 0
-    told, begins, of = sized, True, iter(pieces)
-    with (folder / "raw").open("wb") as raw, (folder / "raw_sizes").open("wb") as raw_sizes:
-        for chunk in encoding.encode(tokenizer, (p.text for p in pieces), sized):
-            ids, sizes = chunk.ids, chunk.sizes
-            if begins:
-                piece = next(of)
-                # GPT-2's <|endoftext|> is both eos and bos: two in a row would be a document without text.
-                if piece.begins and lead and (at == 0 or end not in lead):
-                    ids = np.concatenate([lead, ids])
-                    sizes = None if sizes is None else np.concatenate([np.zeros(len(lead), dtype=np.int64), sizes])
-            if chunk.last and piece.ends and end is not None:
-                ids = np.append(ids, end)
-                sizes = None if sizes is None else np.append(sizes, 0)
-            if chunk.left and sizes is not None and len(sizes):
-                sizes[-1] += chunk.left
-            if begins and len(ids):
-                starts.append(at)
-            begins = chunk.last
-            at += len(ids)
-            # `ndarray.tofile` writes through a C FILE of its own, and does not look at the error with which that
-            # closes: on a full disk calls for less than its buffer lose their bytes in silence (numpy 2.4).
-            raw.write(ids.astype(dtype).tobytes())
-            told = told and sizes is not None
-            if sizes is not None and len(sizes):
-                largest = max(largest, int(sizes.max()))
-                whole += int(sizes.sum())
-                # Four bytes each at first: the largest size, and with it the type that is enough, is known at the end
-                # only.
-                raw_sizes.write(sizes.astype(np.uint32).tobytes())
-            unknown, dropped = unknown + chunk.unknown, dropped + chunk.dropped
-            tick(chunk.length)
-    cache.raw_to_npy(folder / "raw", folder / f"{part}.npy", dtype, dtype, at)
-    cache.save_array(folder / f"{part}_starts.npy", np.array(starts, dtype=np.int64))
-    if told:
-        cache.raw_to_npy(folder / "raw_sizes", folder / f"{part}_sizes.npy", np.uint32, np.min_scalar_type(largest), at)
-    else:
-        (folder / "raw_sizes").unlink()
-    return at, _losses(part, sized and not told, whole, unknown, dropped)
-
-
-def _losses(part: str, untold: bool, whole: int, unknown: int, dropped: int) -> list[str]:
-    """Notes on text that bits per byte of a part don't tell of, a line each."""
-    of = "the held-out text" if part == "validation" else "the text"
-    if untold:
-        return [f"no bits per byte: the tokenizer does not tell which bytes of {of} its tokens are"]
-    lost = [
-        f"{100 * n / whole:.2g} % of {of} {what}"
-        for n, what in ((unknown, "is under the token for the unknown"), (dropped, "is under no token"))
-        if n
-    ]
-    return [f"{' and '.join(lost)}: bits per byte count those bytes, but the loss does not know them"] if lost else []
-
-
-def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, list[_Piece]], str]:
-    """Whole documents by a hash of their text, or all text after a share of its characters.
-
-    By hash a document stays on its side whatever else is in the corpus. Where that leaves one side empty (a corpus of
-    one file) the split is by position.
-    """
-    if data.split == "none":
-        return {"train": [_Piece(d.text) for d in documents], "validation": []}, "none"
-    if data.split == "document":
-        parts: dict[str, list[_Piece]] = {part: [] for part in PARTS}
-        for document in documents:
-            # Not hash(): Python salts that of a text anew in each process, and a document would change sides from run
-            # to run.
-            place = int.from_bytes(hashlib.sha256(document.text.encode("utf-8")).digest()[:8], "big") / 2**64
-            parts["validation" if place < data.validation else "train"].append(_Piece(document.text))
-        if all(parts.values()):
-            return parts, "document"
-    cut = int(sum(len(d.text) for d in documents) * (1 - data.validation))
-    parts = {part: [] for part in PARTS}
-    at = 0
-    for document in documents:
-        here = min(max(cut - at, 0), len(document.text))
-        if here:
-            parts["train"].append(_Piece(document.text[:here], here == len(document.text)))
-        if here < len(document.text):
-            parts["validation"].append(_Piece(document.text[here:], begins=here == 0))
-        at += len(document.text)
-    return parts, "position"
+        made = prepare_records.make(folder, data, cfg, special, documents, kind, labels, bar)
+        return {**made, "fingerprint": found, "source": data.source, "read": reading.account()}

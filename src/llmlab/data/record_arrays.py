@@ -105,7 +105,7 @@ def write(
         mine = [called[name] for name, _ in texts_of(record, kind)]
         names += mine
         ends.append(ends[-1] + len(mine))
-    cache.raw_to_npy(folder / f"{part}.raw", folder / f"{part}.npy", dtype, dtype, length)
+    cache.raw_to_npy([folder / f"{part}.raw"], folder / f"{part}.npy", dtype, dtype, length)
     arrays = {"pieces": np.array(pieces, dtype=np.int64), "starts": np.array(ends, dtype=np.int64)}
     arrays["names"] = np.array(names, dtype=np.min_scalar_type(len(called)))
     if labels is not None:

@@ -6,6 +6,7 @@ Text never yields a special token: "<|eos|>" in a document is seven ordinary cha
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -217,12 +218,13 @@ class Tokenizer:
         return found
 
 
-def make(cfg: Config, train: Sequence[str], validation: Sequence[str], special: Sequence[str]) -> Tokenizer:
+def make(cfg: Config, train: Iterable[str], validation: Iterable[str], special: Sequence[str]) -> Tokenizer:
     """The tokenizer that `cfg` asks for, with special tokens of the given names.
 
     `bpe` learns from the training texts only. `char` has the characters of all texts, sorted: the character-level
     experiments that it is there to repeat (nanoGPT: 65 on tiny Shakespeare) count the held-out ones as well, and a
     character that is only in them has no other id to fall back to. `file` is as it is, special tokens added if missing.
+    Texts may be read more than once.
     Raises UserError for an unknown kind, a `vocab_size` too small for 256 bytes, and an unreadable file.
     """
     if cfg.path and cfg.kind != "file":
@@ -230,13 +232,13 @@ def make(cfg: Config, train: Sequence[str], validation: Sequence[str], special: 
     if cfg.kind == "bpe":
         return _bpe(train, cfg.vocab_size, special)
     if cfg.kind == "char":
-        return char_tokenizer([*train, *validation], special)
+        return char_tokenizer(itertools.chain(train, validation), special)
     if cfg.kind == "file":
         return from_file(cfg.path, special)
     raise UserError(f"tokenizer.kind={cfg.kind}: there is no such kind (valid: bpe, char, file)")
 
 
-def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Tokenizer:
+def _bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str]) -> Tokenizer:
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -251,7 +253,7 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
     inner.pre_tokenizer = split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=min(vocab_size, least + sum(len(t.encode()) for t in texts)),  # it has memory for all at once
+        vocab_size=min(vocab_size, least + _bytes_of(texts, vocab_size)),  # it has memory for all at once
         show_progress=False,
         special_tokens=[f"<|{name}|>" for name in special],
         # Without it BPE drops a byte that the training text lacks, in silence, as there is no token for the unknown.
@@ -274,6 +276,16 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
             "the time that they take whole grows with the square of their length"
         )
     return made
+
+
+def _bytes_of(texts: Iterable[str], most: int) -> int:
+    """Bytes of the texts in UTF-8, counted until there are `most`."""
+    found = 0
+    for text in texts:
+        found += len(text.encode())
+        if found >= most:
+            break
+    return found
 
 
 def char_tokenizer(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:

@@ -1,0 +1,144 @@
+"""The texts of a corpus on disk while it is made: written once, read as often as needed, never all in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypedDict, cast
+
+import numpy as np
+
+from llmlab.data import cache, fingerprint
+from llmlab.data.account import Document, Read
+
+TEXTS, ENDS, LENGTHS, PLACES, ABOUT = "texts", "texts_ends.npy", "texts_lengths.npy", "texts_places.npy", "texts.json"
+BUFFER = 1 << 20
+
+
+class About(TypedDict):
+    fingerprint: str
+    bytes: int
+    read: Read
+
+
+class TextStore:
+    """Texts in their order, and of each where it ends in the file (bytes), its length (characters) and its place in [0, 1).
+
+    A place follows from the text alone: the first 8 bytes of its sha256 as a fraction.
+    """
+
+    def __init__(self, folder: Path, ends: np.ndarray, lengths: np.ndarray, places: np.ndarray, about: About):
+        self.folder, self.ends, self.lengths, self.places, self.about = folder, ends, lengths, places, about
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def texts(self, indexes: Iterable[int]) -> Iterator[str]:
+        """The texts of these numbers, which rise."""
+        with (self.folder / TEXTS).open("rb", buffering=BUFFER) as f:
+            for i in indexes:
+                begin = int(self.ends[i])
+                f.seek(begin)
+                yield f.read(int(self.ends[i + 1]) - begin).decode("utf-8")
+
+    def remove(self) -> None:
+        """Delete its files: a corpus holds ids alone."""
+        for name in (TEXTS, ENDS, LENGTHS, PLACES, ABOUT):
+            (self.folder / name).unlink()
+
+    @classmethod
+    def write(cls, folder: Path, documents: Iterable[Document], read: Callable[[], Read]) -> TextStore:
+        """Write all documents, and their list (`fingerprint.NAME`), into `folder`. read: their account, known at the end."""
+        ends, lengths, places = array("q", [0]), array("q"), array("d")
+        total = hashlib.sha256()
+        with (folder / TEXTS).open("wb", buffering=BUFFER) as f, fingerprint.listing(folder) as list_one:
+            for document in documents:
+                listed = fingerprint.listed(document)
+                list_one(listed)
+                digest = bytes.fromhex(listed.digest)
+                total.update(digest)
+                f.write(encoded := document.text.encode("utf-8"))
+                ends.append(ends[-1] + len(encoded))
+                lengths.append(len(document.text))
+                # Not hash(): Python salts that of a text anew in each process.
+                places.append(int.from_bytes(digest[:8], "big") / 2**64)
+        arrays = [np.array(a) for a in (ends, lengths, places)]
+        for name, of in zip((ENDS, LENGTHS, PLACES), arrays, strict=True):
+            cache.save_array(folder / name, of)
+        about: About = {"fingerprint": total.hexdigest(), "bytes": ends[-1], "read": read()}
+        # Last: who finds it finds all of the rest.
+        cache.write_manifest(folder / ABOUT, dict(about))
+        return cls(folder, *arrays, about)
+
+    @classmethod
+    def open(cls, folder: Path) -> TextStore | None:
+        """What `write` left in `folder`, None where it did not come to its end."""
+        if (content := cache.read_checked(folder / ABOUT)) is None:
+            return None
+        return cls(
+            folder, *(np.load(folder / n, allow_pickle=False) for n in (ENDS, LENGTHS, PLACES)), cast(About, content)
+        )
+
+
+class Part:
+    """Texts of a store that are one part of a corpus. begin, end: characters at which its first text begins, and at which its
+    last one ends, None for the whole of it."""
+
+    def __init__(self, store: TextStore, indexes: np.ndarray, begin: int = 0, end: int | None = None):
+        self.store, self.indexes, self.begin, self.end = store, indexes, begin, end
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    def __iter__(self) -> Iterator[str]:
+        last = len(self) - 1
+        for k, text in enumerate(self.store.texts(self.indexes.tolist())):
+            yield text[self.begin if k == 0 else 0 : self.end if k == last else None]
+
+    def whole(self, k: int) -> tuple[bool, bool]:
+        """(the k-th text begins where its document does, it ends there)."""
+        return k > 0 or self.begin == 0, k < len(self) - 1 or self.end is None
+
+    @property
+    def characters(self) -> int:
+        if not len(self):
+            return 0
+        cut = 0 if self.end is None else int(self.store.lengths[self.indexes[-1]]) - self.end
+        return int(self.store.lengths[self.indexes].sum()) - self.begin - cut
+
+    @property
+    def bytes(self) -> int:
+        if self.begin == 0 and self.end is None:
+            return int(np.diff(self.store.ends)[self.indexes].sum())
+        return sum(len(text.encode("utf-8")) for text in self)
+
+    def groups(self, characters: int) -> Iterator[Part]:
+        """The same in consecutive parts of whole texts, each of about so many characters or of one longer text."""
+        number = np.cumsum(self.store.lengths[self.indexes]) // characters
+        borders = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(self)]
+        for a, b in itertools.pairwise(borders):
+            yield Part(self.store, self.indexes[a:b], self.begin * (a == 0), self.end if b == len(self) else None)
+
+
+def split(store: TextStore, by: str, validation: float) -> tuple[dict[str, Part], str]:
+    """(training and validation part, how they were split): whole documents by their places, or all text after a share of its
+    characters; by `none` all of it is for training.
+
+    By its place a document stays on its side whatever else is in the corpus. Where that leaves one side empty (a corpus of
+    one file) the split is by position.
+    """
+    every = np.arange(len(store))
+    if by == "none":
+        return {"train": Part(store, every), "validation": Part(store, every[:0])}, by
+    held_out = store.places < validation
+    if by == "document" and held_out.any() and not held_out.all():
+        return {"train": Part(store, every[~held_out]), "validation": Part(store, every[held_out])}, by
+    begins = np.cumsum(store.lengths) - store.lengths
+    cut = int(int(store.lengths.sum()) * (1 - validation))
+    k = int(np.searchsorted(begins, cut, side="right")) - 1  # the document in which the cut is
+    here = cut - int(begins[k])
+    train = Part(store, every[: k + 1], end=here) if here else Part(store, every[:k])
+    return {"train": train, "validation": Part(store, every[k:], begin=here)}, "position"
