@@ -21,9 +21,9 @@ def progress(work: str = "preparing the corpus") -> Iterator[Bar]:
         yield lambda what, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn(f"{work}: {{task.description}}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn(f"{work}: {{task.description}}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # rich writes to stdout by default, which a command's own output may be piped from.
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)

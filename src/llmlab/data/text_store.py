@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -30,8 +30,9 @@ class TextStore:
     A place follows from the text alone: the first 8 bytes of its sha256 as a fraction.
     """
 
-    def __init__(self, folder: Path, ends: np.ndarray, lengths: np.ndarray, places: np.ndarray, about: About):
-        self.folder, self.ends, self.lengths, self.places, self.about = folder, ends, lengths, places, about
+    def __init__(self, folder: Path, arrays: Sequence[np.ndarray], about: About):
+        self.folder, self.about = folder, about
+        self.ends, self.lengths, self.places = arrays
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -71,7 +72,7 @@ class TextStore:
         about: About = {"fingerprint": total.hexdigest(), "bytes": ends[-1], "read": read()}
         # Last: who finds it finds all of the rest.
         cache.write_manifest(folder / ABOUT, dict(about))
-        return cls(folder, *arrays, about)
+        return cls(folder, arrays, about)
 
     @classmethod
     def open(cls, folder: Path) -> TextStore | None:
