@@ -79,9 +79,8 @@ class TextStore:
         """What `write` left in `folder`, None where it did not come to its end."""
         if (content := cache.read_checked(folder / ABOUT)) is None:
             return None
-        return cls(
-            folder, *(np.load(folder / n, allow_pickle=False) for n in (ENDS, LENGTHS, PLACES)), cast(About, content)
-        )
+        arrays = [np.load(folder / n, allow_pickle=False) for n in (ENDS, LENGTHS, PLACES)]
+        return cls(folder, arrays, cast(About, content))
 
 
 class Part:
