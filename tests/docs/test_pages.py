@@ -8,11 +8,14 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 GENERATED = (
@@ -26,7 +29,6 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=8"]
 PLACEHOLDERS = {"RUN": "first", "TEXT": "book.txt", "LABELS": "labels.jsonl", "PROMPTS": "prompts.jsonl"}
 PLACEHOLDERS |= {"TALKS": "talks.jsonl", "RANKED": "ranked.jsonl"}
-DRIVER = Path(__file__).with_name("commands.py")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -67,10 +69,41 @@ def steps(page: Path) -> list[list[str]]:
     return found
 
 
-def start(words: list[str], folder: Path, **env: str) -> subprocess.CompletedProcess:
-    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths)), **env}
-    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+class Shell:
+    """What a page does to a folder: commands see the variables that it exports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+        self.env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+    def do(self, step: list[str]) -> None:
+        kind, *words = step
+        if kind == "file":
+            (self.folder / words[0]).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / words[0]).write_text(words[1])
+        elif kind == "python":
+            self.succeeds([sys.executable, "-c", words[0]], self.env, words[0])
+        elif words[0] == "export":
+            self.env |= [words[1].split("=", 1)]
+        else:
+            self.type(words)
+
+    def type(self, words: list[str]) -> None:
+        line, env = shlex.join(words), dict(self.env)
+        while "=" in words[0]:
+            env |= [words.pop(0).split("=", 1)]
+        if words[0] == "llmlab":
+            words = [sys.executable, "-m", *words]
+        elif words[0] == "python":
+            words = [sys.executable, str(ROOT / words[1]), *words[2:]]
+        assert self.succeeds(words, env, line).strip(), f"nothing is said: {line}"
+
+    def succeeds(self, words: list[str], env: dict[str, str], line: str) -> str:
+        how = {"capture_output": True, "text": True, "timeout": 300}
+        done = warm.run(words, cwd=self.folder, env=env, inherited=True, **how)
+        assert done.returncode == 0, f"exit code {done.returncode}: {line}\n{done.stdout[-4000:]}{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -86,23 +119,22 @@ def first(tmp_path_factory) -> Path:
     ranked = [{"prompt": f"Film {i}?", "chosen": "good", "rejected": "bad"} for i in range(40)]
     for name, rows in (("talks", talks), ("ranked", ranked)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    done = start([sys.executable, "-m", "llmlab", "train", *SHORT, "hydra.run.dir=first"], folder)
+    # As a user's first is: a process of its own, none that is forked.
+    train = [sys.executable, ROOT / "train.py", *SHORT, "hydra.run.dir=first"]
+    done = subprocess.run(train, cwd=folder, env=Shell(folder).env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-@pytest.mark.slow  # dozens of short runs, sweeps and several ranks in processes of their own: up to a minute
+@pytest.mark.slow  # dozens of short runs, sweeps and several ranks: up to a minute
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in GENERATED], ids=lambda p: p.stem)
 def test_page(page, first, tmp_path):
-    import shutil
-
-    folder = tmp_path / "page"
-    shutil.copytree(first, folder)
+    shell = Shell(tmp_path / "page")
+    shutil.copytree(first, shell.folder)
     todo = steps(page)
     assert todo, f"{page} shows nothing that could be run"
-    (tmp_path / "steps.json").write_text(json.dumps(todo))
-    done = start([sys.executable, str(DRIVER), str(tmp_path / "steps.json")], folder)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-3000:]
+    for step in todo:
+        shell.do(step)
 
 
 def test_links():

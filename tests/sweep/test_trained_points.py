@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from llmlab.runs import record
+from tests import warm
 from tests.sweep.test_sweep import until
 
 TINY = ["data=files", "tokenizer=char", "data.seq_len=16", "model.dim=16", "model.n_layers=1", "model.n_heads=2"]
@@ -38,7 +39,7 @@ def start(cache, tmp_path, monkeypatch):
 
     def begin(*overrides):
         words = [sys.executable, "-m", "llmlab", "train", "-m", *TINY, f"data.path={cache / 'texts'}", *overrides]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return warm.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, inherited=True)
 
     return begin
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from small_runs import numbers
 
 from llmlab.commands import cli
 from llmlab.runs import checkpoint, record
+from tests import warm
 
 HARD = [
     "train.micro_batch_size=2",
@@ -29,9 +31,9 @@ def command(*overrides):
     return [sys.executable, "-m", "llmlab", "train", *map(str, overrides)]
 
 
-def start(*overrides):
+def start(*overrides, begin=warm.Popen):
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command(*overrides), **out, start_new_session=True)
+    return begin(command(*overrides), **out, start_new_session=True)
 
 
 def here(*overrides):
@@ -52,7 +54,7 @@ def newest(folder):
     return checkpoint.step_of(found[-1]) if found else -1
 
 
-@pytest.mark.slow  # processes of their own, each of which imports Lightning
+@pytest.mark.slow  # four runs, three of them in processes of their own
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tiny, tmp_path):
     here(*tiny[:-1], *HARD, f"hydra.run.dir={tmp_path / 'whole'}")
     folder = tmp_path / "killed"
@@ -79,7 +81,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tiny, tmp_path):
     assert all(torch.equal(mine[n]["exp_avg_sq"], its[n]["exp_avg_sq"]) for n in its)
 
 
-@pytest.mark.slow  # runs of one and of two processes, each of which imports Lightning: up to 25 s
+@pytest.mark.slow  # runs of one and of two processes: up to 10 s
 @pytest.mark.parametrize(
     ("ranks", "signum", "reason"),
     [
@@ -94,7 +96,9 @@ def test_ctrl_c_saves_the_last_step_and_says_how_to_go_on(ranks, signum, reason,
     slow = ["budget.steps=100000", "train.checkpoint_every=50000", "train.validate_every=50000", "train.log_every=1"]
     slow += ["train.micro_batch_size=2", "trainer.accelerator=cpu", "data.num_workers=1"]
     two = ["strategy=ddp", "trainer.devices=2"] if ranks != 1 else []
-    process = start(*tiny[:-1], *slow, *two, f"hydra.run.dir={folder}")
+    # Those that the terminal tells are started as a user starts them, the others by warm.py.
+    begin = subprocess.Popen if isinstance(ranks, str) else partial(warm.Popen, inherited=True)
+    process = start(*tiny[:-1], *slow, *two, f"hydra.run.dir={folder}", begin=begin)
     until(lambda: (folder / "metrics.csv").exists(), process)
     (os.killpg if isinstance(ranks, str) else os.kill)(process.pid, signum)
     said = process.communicate(timeout=60)[0]
@@ -121,7 +125,7 @@ def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(tiny, tmp_p
         "from llmlab.commands.cli import main; main()"
     )
     run = [sys.executable, "-c", limited, "train", f"resume={folder}", "trainer.max_steps=9"]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    done = warm.run(run, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "could not be written" in done.stderr
     assert "step=00000004, is intact" in done.stderr
