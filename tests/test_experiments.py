@@ -106,6 +106,25 @@ def test_what_more_papers_say():
 
 
 @pytest.mark.slow
+def test_what_papers_say_of_post_training():
+    tune = [
+        compose([f"experiment={name}", f"model.dim={dim}"]).cfg
+        for name, dim in (("alpaca", 4096), ("gpt1_finetune", 768))
+    ]
+    assert [cfg.optimizer.lr for cfg in tune] == [2e-5, 6.25e-5]
+    alpaca, gpt1 = tune
+    assert (alpaca.schedule.warmup_share, alpaca.optimizer.weight_decay, alpaca.tokenizer.template) == (
+        0.03,
+        0,
+        "alpaca",
+    )
+    assert (gpt1.objective.lm_weight, gpt1.train.batch_size, gpt1.heads.classes.dropout) == (0.5, 32, 0.1)
+    stages = [compose([f"experiment=llama3_{name}", "model.dim=16384"]).cfg for name in ("sft", "rejection", "dpo")]
+    assert {cfg.optimizer.lr for cfg in stages} == {1e-5}
+    assert (stages[2].alignment.beta, stages[2].alignment.nll) == (0.1, 0.2)
+
+
+@pytest.mark.slow
 def test_a_recipe_of_kin():
     cfg = compose(["experiment=llama2", "model=mistral"]).cfg
     assert (cfg.model.family, cfg.optimizer.eps) == ("mistral", 1e-5)
@@ -132,3 +151,20 @@ def test_a_recipe_trains(name, tmp_path, monkeypatch, capsys):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (record["status"], record["steps"], record["experiment"]) == ("completed", 2, name)
     assert record["parts"]["schedule"] == SCHEDULES[name]
+
+
+@pytest.mark.slow
+def test_recipes_of_post_training_on_a_fresh_machine(tmp_path, monkeypatch, capsys):
+    """Llama 3's round, each stage with the run of the one before; Alpaca's and GPT-1's from nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache"))
+    small = ["model.dim=32", "model.n_layers=1", "train.batch_size=8", "train.validation_batches=1", "budget.steps=2"]
+    runs = {
+        "llama3_sft": (),
+        "llama3_rejection": ("init_from=llama3_sft",),
+        "llama3_dpo": ("init_from=llama3_rejection",),
+    }
+    for name, more in {**runs, "alpaca": (), "gpt1_finetune": ()}.items():
+        assert run(["train", f"experiment={name}", *small, *more, f"hydra.run.dir={name}"]) == 0
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert (record["status"], record["steps"], record["experiment"]) == ("completed", 2, name)

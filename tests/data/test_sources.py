@@ -62,8 +62,10 @@ def test_sums_are_right_and_of_each_kind_of_record():
     assert [p["prompt"] + p["rest"]["answer"] for p in prompts] == [d.text for d in texts]
     ranked = [json.loads(d.text) for d in open_source(Data(source="arithmetic"), "preferences").read(lambda *_: None)]
     assert all(r["answers"][0] == p["rest"]["answer"] != r["answers"][1] for r, p in zip(ranked, prompts, strict=True))
-    with pytest.raises(UserError, match="data=arithmetic has sums, which are read as prompts, .* not as labelled"):
-        open_source(Data(source="arithmetic"), "labelled")
+    classes = [json.loads(d.text) for d in open_source(Data(source="arithmetic"), "labelled").read(lambda *_: None)]
+    assert [c["text"] + c["label"] for c in classes] == [d.text for d in texts]
+    with pytest.raises(UserError, match="data=arithmetic has sums, which are read as prompts, .* not as choices"):
+        open_source(Data(source="arithmetic"), "choices")
 
 
 def test_files_of_all_kinds_in_order(tmp_path):

@@ -32,6 +32,7 @@ KINDS: dict[str, Callable[[str, int], dict[str, object]]] = {
     "chat": lambda prompt, right: {
         "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": str(right)}]
     },
+    "labelled": lambda prompt, right: {"text": prompt, "label": str(right)},
     "preferences": lambda prompt, right: {"prompt": prompt, "answers": [str(right), _wrong(right)]},
     # Half of them are good, by the first digit.
     "rated": lambda prompt, right: {
