@@ -45,11 +45,11 @@ PLUGIN_API = (
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("api", "testing", "templates", "__main__", "commands"),  # doors: what is typed, and what `import llmlab` offers
-    ("plan", "report", "sweep", "check", "probing", "oracle"),  # tools side by side
+    ("plan", "report", "sweep", "check", "probing", "oracle", "scoring"),  # tools side by side
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),
-    (*PLUGIN_API, "record_kinds", "files", "json_files", "formatting", "ranks"),
+    (*PLUGIN_API, "record_kinds", "files", "json_files", "formatting", "intervals", "ranks"),
 )
 BESIDE = {
     ("hub", "model"), ("hub", "data"), ("hub", "config"), ("decoding", "model"), ("decoding", "config"),

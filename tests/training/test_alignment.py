@@ -1,14 +1,17 @@
 """Alignment from one run to the next: conversations, then preferences with the model as it begins for a reference."""
 
 import csv
+import itertools
 import json
 import math
 import re
+import statistics
 
 import pytest
 import torch
 from small_runs import numbers, run
 
+from llmlab import registry
 from llmlab.commands import cli
 from llmlab.commands.eval import evaluate
 from llmlab.commands.export import export
@@ -63,6 +66,13 @@ def dpo(words, talks, sft, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def judge(words, talks, sft, tmp_path_factory):
+    path = tmp_path_factory.mktemp("judge") / "run"
+    run(path, *words, "alignment=reward", f"data.path={talks[1]}", f"init_from={sft}")
+    return path
+
+
 def losses(path):
     with (path / "metrics.csv").open() as f:
         return [row for row in csv.DictReader(f) if row.get("loss")]
@@ -99,11 +109,10 @@ def test_dpo_begins_at_ln_2_from_a_copy_that_is_recorded(dpo, sft):
 
 
 def test_a_reward_model_of_conversations_judges_and_criticises_the_model_that_it_began_with(
-    words, talks, sft, tmp_path
+    words, talks, sft, judge, tmp_path
 ):
     """As docs/alignment.md has it: conversations, a reward model, PPO."""
-    run(tmp_path / "judge", *words, "alignment=reward", f"data.path={talks[1]}", f"init_from={sft}")
-    both = ["reward=model", f"models.reward={tmp_path / 'judge'}", f"models.critic={tmp_path / 'judge'}"]
+    both = ["reward=model", f"models.reward={judge}", f"models.critic={judge}"]
     short = ["alignment=ppo", "alignment.max_new=4", "train.batch_size=8", "train.sample=false"]
     kept = [w for w in words if w.partition("=")[0] not in ("train.batch_size", "train.sample")]
     record = run(tmp_path / "tuned", *kept, *short, *both, f"data.path={talks[0]}", f"init_from={sft}")
@@ -180,3 +189,102 @@ def test_words_that_would_make_an_untaught_reference_are_refused(words, talks, t
         UserError, match=r"^objective=clm: alignment=dpo takes the objective's place; leave one of them out"
     ):
         run(tmp_path / "run", *words, "alignment=dpo", f"data.path={talks[1]}", "objective=clm")
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """Prompts that no run has read."""
+    rows = [{"prompt": f"{a}+{b}", "answer": str(a + b)} for a, b in [(8, 1), (1, 8), (9, 0), (0, 9), (8, 8)]]
+    return jsonl(tmp_path_factory.mktemp("asked") / "asked.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def scored(dpo, sft, judge, asked, capsys_of_module):
+    """dpo by a rule, beside sft: (what is printed as JSON, the answers)."""
+    words = [
+        f"run={dpo}",
+        f"reference={sft}",
+        f"data={asked}",
+        "reward=length",
+        "reward.most=3",
+        "samples=6",
+        "max_new=8",
+    ]
+    found = capsys_of_module([*words, "best_of=2", f"judge={judge}", "seed=3"])
+    return words, found, [json.loads(line) for line in (dpo / "scores/length-asked.jsonl").open(newline="\n")]
+
+
+@pytest.fixture(scope="module")
+def capsys_of_module():
+    """What a command of `llmlab eval` prints, read as JSON."""
+    import contextlib
+    import io
+
+    def evaluated(words):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            assert cli.run(["eval", *words, "--json"]) == 0
+        return json.loads(out.getvalue())
+
+    return evaluated
+
+
+def test_eval_by_a_reward_is_what_its_answers_say(scored, capsys_of_module):
+    words, found, rows = scored
+    assert (found["prompts"], found["answers"], len(rows)) == (5, 30, 30)
+    assert "<|im_start|>user" in rows[0]["prompt"] and all(len(r["ids"]) <= 8 for r in rows)
+    # By hand: the reward, the choice of two of six by the judge, the pairs.
+    for r in rows:
+        assert r["reward"] == registry.load("reward", "length", {"most": 3})().score([{}], [r["answer"]])[0]
+    assert found["reward"]["mean"] == pytest.approx(statistics.mean(r["reward"] for r in rows))
+    assert found["kl"]["mean"] == pytest.approx(statistics.mean(r["kl"] for r in rows)) and found["kl"]["mean"] > 0
+    best = []
+    for first in range(0, 30, 6):
+        for one, other in itertools.combinations(rows[first : first + 6], 2):
+            top = max(one["score"], other["score"])
+            best.append(statistics.mean(r["reward"] for r in (one, other) if r["score"] == top))
+    assert found["best_of"]["reward"]["mean"] == pytest.approx(statistics.mean(best))
+    again = capsys_of_module([*words, "seed=3", "best_of=2", "batch_size=7"])
+    assert again["reward"] == found["reward"] and again["kl"]["mean"] == pytest.approx(found["kl"]["mean"], abs=1e-6)
+
+
+def test_the_kl_of_an_answer_is_that_of_its_tokens_under_both_models(scored, dpo, sft):
+    _, _, rows = scored
+    (one, tokenizer), (other, _) = folder.load_model(dpo), folder.load_model(sft)
+    row = max(rows, key=lambda r: r["kl"])
+    tokenizer.inner.encode_special_tokens = False
+    ids = [*tokenizer.inner.encode(row["prompt"]).ids, *row["ids"]]
+    with torch.no_grad():
+        p, q = (
+            m({"ids": torch.tensor([ids])}, heads={"tokens": None}).heads["tokens"][0].log_softmax(-1)
+            for m in (one, other)
+        )
+    each = (p.exp() * (p - q)).sum(-1)[len(ids) - len(row["ids"]) - 1 : -1]
+    assert row["kl"] == pytest.approx(each.sum().item(), abs=1e-4)
+
+
+def test_a_run_is_not_far_from_itself(dpo, asked, capsys_of_module):
+    found = capsys_of_module(
+        [f"run={dpo}", f"reference={dpo}", f"data={asked}", "reward=length", "reward.most=3", "samples=4", "best_of=1"]
+    )
+    assert found["kl"] == {"mean": 0, "low": 0, "high": 0} and found["win_rate"]["mean"] == 0.5
+    assert (
+        found["best_of"]["reward"]["mean"] == pytest.approx(found["reward"]["mean"])
+        and not found["best_of"]["kl_at_most"]
+    )
+
+
+def test_eval_by_a_reward_says_in_a_line_what_it_cannot(dpo, sft, judge, asked, capsys):
+    rule = ["reward=exact", f"data={asked}"]
+    for words, said in (
+        ([f"run={sft}", "reward=exact"], "was trained on conversations and has no prompts of its own; name them"),
+        ([f"run={judge}", *rule], "alignment=reward has no head that writes tokens"),
+        ([f"run={dpo}", *rule, "best_of=4", "samples=2"], "samples=2 is fewer than best_of=4"),
+        ([f"run={dpo}", *rule, f"judge={judge}"], "say of how many, best_of=N"),
+        ([f"run={dpo}", *rule, "best_of=2", f"judge={sft}"], "has no scalar head"),
+        ([f"run={dpo}", *rule, "reward.field=right"], "needs 'right' in each record"),
+        ([f"run={dpo}", *rule, "best=2"], "there is no such key"),
+    ):
+        assert cli.run(["eval", *words]) == 1
+        said_by = capsys.readouterr().err.strip().splitlines()
+        assert said in said_by[-1] and len(said_by) == 1

@@ -25,6 +25,7 @@ USAGE = """\
 llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
 llmlab eval run=FOLDER data=FILE [data.fields.label=KEY ...]                 of a run on records (.jsonl, .json, .csv, .tsv)
 llmlab eval hf=FOLDER data=... [bos=true|false]
+llmlab eval run=FOLDER reward=NAME ...       what its answers are worth: llmlab eval reward=exact --help
 
 Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
 a line has its text under another key than "text"): all of that text, unfiltered, in the run's tokens, in windows of the
@@ -51,6 +52,10 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int | None:
+    if any(a.startswith(("reward=", "reward.")) for a in argv):
+        from llmlab.commands import eval_reward
+
+        return eval_reward.main(argv)
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llmlab.intervals import half_width, mean, sd
 from llmlab.report.power import MOST_SEEDS, seeds_needed, seeds_range
 
 __all__ = [
@@ -63,29 +64,6 @@ class Comparison:
     @property
     def significant(self) -> bool:
         return self.adjusted is not None and self.adjusted <= ALPHA
-
-
-def mean(values: Sequence[float]) -> float:
-    # `sum` rounds at every step, so that the order of the seeds would show in the last digit; fsum rounds once.
-    return math.fsum(values) / len(values)
-
-
-def sd(values: Sequence[float]) -> float | None:
-    """The sample standard deviation, None for one value or none."""
-    if len(values) < 2:
-        return None
-    centre = mean(values)
-    # hypot scales before it squares: the squares of 1e-170 would be 0.
-    return math.hypot(*(v - centre for v in values)) / math.sqrt(len(values) - 1)
-
-
-def half_width(values: Sequence[float], level: float = ALPHA) -> float | None:
-    """Half of the 1 - level interval of the mean (Student's t, n - 1 degrees of freedom), None for one value."""
-    # Imported here: scipy.special takes 0.16 s with numpy, and variants of one seed need none of it.
-    from scipy.special import stdtrit
-
-    spread, n = sd(values), len(values)
-    return None if spread is None else float(stdtrit(n - 1, 1 - level / 2)) * spread / math.sqrt(n)
 
 
 def p_value(differences: Sequence[float]) -> float | None:
