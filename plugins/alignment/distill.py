@@ -47,7 +47,12 @@ class OnPolicyDistillation:
     collate = "pad"
     judged = False
     models: ClassVar[dict[str, Any]] = {"teacher": {"heads": {"tokens": "lm"}, "trains": False}}
-    telling: ClassVar[tuple[dict[str, Any], ...]] = ({"divergence": 0.0}, {"divergence": 1.0}, {"softening": 2.0})
+    telling: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
+        {"divergence": 0.0},
+        {"divergence": 1.0},
+        {"softening": 2.0},
+    )
 
     def __init__(
         self,

@@ -52,7 +52,11 @@ class OnlinePreferences:
     collate = "pad"
     together = True
     models: ClassVar[dict[str, Any]] = {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}
-    telling: ClassVar[tuple[dict[str, Any], ...]] = ({"samples": 3}, {"beta": 0.3}, {"no_end": 0.5})
+    telling: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"samples": 3, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
+        {"beta": 0.3},
+        {"no_end": 0.5},
+    )
 
     def __init__(
         self,

@@ -128,6 +128,7 @@ class PolicyGradient:
         {"kl": "reward", "beta": 0.3, "estimator": "k1"},
         {"kl": "reward", "beta": 0.3, "estimator": "k3"},
         {"overlong": 0.5, "max_new": 6, "aggregation": "sequence_sum"},
+        {"samples": 3, "resample": 2},
     )
 
     def __init__(

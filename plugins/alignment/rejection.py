@@ -48,7 +48,10 @@ class RejectionSampling:
     measures = {"policy": "loss", "reward": "reward", "best_reward": "reward"}
     collate = "pad"
     together = True
-    telling: ClassVar[tuple[dict[str, Any], ...]] = ({"samples": 2}, {"temperature": 0.5}, {"least": 2.0})
+    telling: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},
+        {"least": 2.0},
+    )
 
     def __init__(
         self,

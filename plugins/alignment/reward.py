@@ -32,7 +32,7 @@ class RewardModel:
     topologies = ("decoder",)
     measures = {"ranking": "loss", "accuracy": "accuracy", "margin": "margin"}
     collate = "pad"
-    telling = ({"margin": 0.5}, {"centre": 0.3})
+    telling = ({"margin": 0.5}, {"centre": 0.3}, {"score_margin": 0.4})
     fixed_counts = True
 
     def __init__(

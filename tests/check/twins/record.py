@@ -16,7 +16,7 @@ from llmlab.check.twins.observers import OBSERVERS
 from llmlab.check.twins.observers.observed import options_of
 from llmlab.check.twins.settings import Setting
 
-DIGITS, FEW_DIGITS = 10, 3  # significant ones
+DIGITS, FEW_DIGITS = 8, 3  # significant ones; numbers are compared to 1e-5 of an output's largest
 
 
 def settings_of_slot(slot: str) -> Iterator[Setting]:
@@ -45,17 +45,11 @@ def _module(slot: str) -> object:
 
 
 def contents(slot: str) -> dict[str, Any]:
-    """The file of a slot, as `llmlab.check.twins.records` reads it."""
-    parts: dict[str, dict[str, Any]] = {
-        name: {**records.declaration(slot, name), "shapes": {}}
-        for name in registry.names(slot)
-        if name not in lacking(slot)
-    }
+    """What `llmlab.check.twins.records` makes of a slot's file."""
+    parts = {name: records.declaration(slot, name) for name in registry.names(slot) if name not in lacking(slot)}
     refuses = getattr(_module(slot), "refuses", lambda name, options: False)
     entries = [
-        {**_head(setting), "refused": True}
-        if refuses(setting.name, options_of(setting))
-        else _record(setting, parts[setting.name]["shapes"])
+        {**_head(setting), "refused": True} if refuses(setting.name, options_of(setting)) else _record(setting)
         for setting in settings_of_slot(slot)
         if setting.name not in lacking(slot)
     ]
@@ -64,19 +58,13 @@ def contents(slot: str) -> dict[str, Any]:
     return {"parts": parts, "records": entries}
 
 
-def _record(setting: Setting, known: dict[str, list[int]]) -> dict[str, Any]:
-    """The record of a setting. known: shapes of the part, to which those are added that no earlier record has."""
+def _record(setting: Setting) -> dict[str, Any]:
     own = twins.twin_of(setting.slot, setting.name)
     assert own is not None, f"{setting.slot}={setting.name} has no twin in tests/check/twins/{setting.slot}.py"
     outputs = own.compute(OBSERVERS[setting.slot](setting).given)
-    shapes = {key: [*shape] for key, shape in records.shapes(outputs).items()}
-    others = {key: shape for key, shape in shapes.items() if known.setdefault(key, shape) != shape}
-    return {
-        **_head(setting),
-        "source": own.source,
-        "values": _values(records.kept(outputs, outputs)),
-        **({"shapes": others} if others else {}),
-    }
+    values = _values(records.kept(outputs, outputs))
+    shapes = {key: [*shape] for key, shape in records.shapes(outputs).items() if [*shape] != [len(values[key])]}
+    return {**_head(setting), "source": own.source, "values": values, "shapes": shapes}
 
 
 def _head(setting: Setting) -> dict[str, Any]:
@@ -104,8 +92,9 @@ def _rounded(value: np.floating, digits: int) -> float:
 
 def write(slot: str) -> None:
     """Writes `records/SLOT.json`, with a part and a record a line."""
-    found = contents(slot)
-    parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in found["parts"].items())
-    lines = ",\n".join(json.dumps(entry) for entry in found["records"])
-    text = f'{{"parts": {{\n{parts}\n}}, "records": [\n{lines}\n]}}\n'
+    found = records.shortened(contents(slot))
+    compact = json.JSONEncoder(separators=(",", ":")).encode
+    parts = ",\n".join(f"{compact(name)}:{compact(part)}" for name, part in found["parts"].items())
+    lines = ",\n".join(compact(entry) for entry in found["records"])
+    text = f'{{"parts":{{\n{parts}\n}},"records":[\n{lines}\n]}}\n'
     (records.FOLDER / f"{slot}.json").write_text(text, encoding="utf-8")

@@ -1,10 +1,12 @@
 """Reads `records/SLOT.json`, which tests/check/twins writes.
 
-    {"parts": {NAME: {"defaults": ..., "declares": ..., "shapes": {OUTPUT: shape}}},
+    {"parts": {NAME: {"defaults": ..., "declares": ..., "like": another part}},
      "records": [{"name", "options", "sizes", "source", "values": {OUTPUT: numbers}, "shapes": {OUTPUT: shape}},
                  {"name", "options", "sizes", "refused": true}, ...]}
 
-A record has the shapes of its part, but for those that it gives itself.
+A shape that isn't given is that of a row, as long as the numbers are. Most settings change few outputs: what a record doesn't
+give is that of the first record of its part, and what that doesn't give is that of the first one of the part which it is
+"like", above it; null stands for an output that there isn't.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ N_VALUES = 48  # an output of more is kept as sums, in which each of its values 
 N_SUMS = 12
 
 Shapes = Mapping[str, tuple[int, ...]]  # by output
+Entry = dict[str, Any]
+GROUPS = ("values", "shapes")  # by output, in a record
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,67 @@ class Record:
 
 
 @cache
-def _file(slot: str) -> dict[str, Any]:
+def contents(slot: str) -> dict[str, Any]:
+    """The file of a slot, in which each record gives all of its own."""
     file = FOLDER / f"{slot}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"parts": {}, "records": []}
+    if not file.exists():
+        return {"parts": {}, "records": []}
+    found = json.loads(file.read_text(encoding="utf-8"))
+    first: dict[str, Entry] = {}
+    found["records"] = [_whole(entry, first, found["parts"]) for entry in found["records"]]
+    return {**found, "parts": {name: {k: v for k, v in p.items() if k != "like"} for name, p in found["parts"].items()}}
+
+
+def _whole(entry: Entry, first: dict[str, Entry], parts: Mapping[str, Any]) -> Entry:
+    """The record with what it leaves to another. first: of each part so far."""
+    if entry.get("refused"):
+        return entry
+    name = entry["name"]
+    other = first.get(name) or first.get(parts[name].get("like"), {})
+    merged = {key: {**other.get(key, {}), **entry.get(key, {})} for key in GROUPS}
+    there = {key: {k: v for k, v in of.items() if v is not None} for key, of in merged.items()}
+    whole = {**entry, "source": entry.get("source", other.get("source")), **there}
+    first.setdefault(name, whole)
+    return whole
+
+
+def shortened(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file holds, of what `contents` makes of it."""
+    first: dict[str, Entry] = {}
+    parts: dict[str, Any] = {name: dict(part) for name, part in found["parts"].items()}
+    entries = []
+    for entry in found["records"]:
+        name = entry["name"]
+        if entry.get("refused"):
+            entries.append(entry)
+        elif name in first:
+            entries.append(_changed(entry, first[name]))
+        else:
+            # Of the parts above the one that leaves least to be told, if any leaves less than all.
+            ways = {"": _changed(entry, {}), **{other: _changed(entry, of) for other, of in first.items()}}
+            like = min(ways, key=lambda other: len(json.dumps(ways[other])))
+            parts[name] |= {"like": like} if like else {}
+            entries.append(ways[like])
+            first[name] = entry
+    return {"parts": parts, "records": entries}
+
+
+def _changed(entry: Entry, other: Entry) -> Entry:
+    """What a record must give itself, beside another."""
+    made = {key: value for key, value in entry.items() if key not in (*GROUPS, "source")}
+    if entry["source"] != other.get("source"):
+        made["source"] = entry["source"]
+    for key in GROUPS:
+        own, known = entry[key], other.get(key, {})
+        if told := {k: own.get(k) for k in {**own, **known} if own.get(k) != known.get(k)}:
+            made[key] = told
+    return made
 
 
 @cache
 def of_slot(slot: str) -> list[Record]:
     """All records of a slot."""
-    return [_record(slot, entry) for entry in _file(slot)["records"]]
+    return [_record(slot, entry) for entry in contents(slot)["records"]]
 
 
 def of_part(slot: str, name: str) -> list[Record]:
@@ -63,13 +119,13 @@ def _record(slot: str, entry: Mapping[str, Any]) -> Record:
     if entry.get("refused"):
         return Record(setting, refused=True)
     values = {key: np.array(value, np.float64) for key, value in entry["values"].items()}
-    known = {**_file(slot)["parts"][setting.name]["shapes"], **entry.get("shapes", {})}
-    return Record(setting, entry["source"], values, {key: tuple(known[key]) for key in _outputs(values)})
+    given = {key: tuple(entry["shapes"].get(key, (len(values[key]),))) for key in _outputs(values)}
+    return Record(setting, entry["source"], values, given)
 
 
 def recorded_declaration(slot: str, name: str) -> dict[str, Any]:
     """The `declaration` of a part when it was recorded."""
-    return _file(slot)["parts"][name]
+    return contents(slot)["parts"][name]
 
 
 def declaration(slot: str, name: str) -> dict[str, Any]:

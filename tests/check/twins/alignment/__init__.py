@@ -13,9 +13,6 @@ MODULES: list[ModuleType] = [importlib.import_module(f"{__name__}.{m.name}") for
 MORE: Settings = {name: found for m in MODULES for name, found in getattr(m, "MORE", {}).items()}
 REFUSED: Settings = {name: found for m in MODULES for name, found in getattr(m, "REFUSED", {}).items()}
 
-# An observer of answers that are learnt together, and of a loss without a reward, is yet to be written.
-LACKING = dict.fromkeys(("distill", "online_dpo", "rejection"), "tests/plugins/alignment/test_own_answers.py")
-
 
 def refuses(name: str, options: Mapping[str, Any]) -> bool:
     """True of a setting among those of a part's options that it must refuse, as its options mean nothing together."""

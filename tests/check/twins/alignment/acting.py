@@ -16,6 +16,11 @@ def rollout(given: Given, first: int | None) -> Arrays:
     return {k.removeprefix("rollout/"): v[:first] for k, v in given.inputs.items() if k.startswith("rollout/")}
 
 
+def rolls_out(given: Given) -> Arrays:
+    keys = ("samples", "max_new", "temperature", "batches", "epochs", "resample")
+    return {"rollout": np.array([given.options.get(key, 0) for key in keys])}
+
+
 def estimate(gap: float, how: str) -> float:
     """Of KL(policy || reference), from log p - log p_ref (Schulman 2020)."""
     return float({"k1": gap, "k2": gap**2 / 2, "k3": np.exp(-gap) - 1 + gap}[how])
@@ -46,12 +51,12 @@ def ratio_logs(ours: np.ndarray, clipped: np.ndarray) -> dict[str, tuple[float, 
     return {"entropy": (entropy, len(ours)), "clip_fraction": (clipped.sum(), len(ours))}
 
 
-def validated(given: Given) -> Arrays:
+def validated(given: Given, term: str = "policy") -> Arrays:
     """The loss of a validation: the negative mean reward."""
     reward, length = given.inputs["none/reward"], given.inputs["none/answer_length"]
     n = len(reward)
     logs = logged({"reward": (reward.sum(), n), "answer_length": (length.sum(), n)}, "none")
-    return {"none/mean": -reward.mean(), "none/loss/policy": np.array([-reward.sum(), n]), **logs}
+    return {"none/mean": -reward.mean(), f"none/loss/{term}": np.array([-reward.sum(), n]), **logs}
 
 
 def measured(given: Given) -> Arrays:
@@ -69,6 +74,7 @@ def answers_prepared(
     of_tokens: Sequence[str],
     terms: Mapping[str, Callable[[Mapping[str, Any], int], float]],
     passes: Sequence[tuple[str, bool, float, int]],
+    credited: bool = True,
 ) -> Arrays:
     """Samples, numbers of targets, and passes (model, trained, times, heads) of the records."""
     samples, costs = [], []
@@ -80,17 +86,17 @@ def answers_prepared(
         sample: dict[str, Any] = {"ids": ids, "labels": labels}
         for name in ("log_probabilities", *(name for name in of_tokens if name != "advantage")):
             sample[name] = np.append(before, record.get(name, np.zeros(n)))
-        advantage = np.asarray(record.get("advantage", np.zeros(n) if "advantage" in of_tokens else 0.0))
-        sample["advantage"] = np.append(before, advantage) if advantage.ndim else advantage
+        if credited:
+            advantage = np.asarray(record.get("advantage", np.zeros(n) if "advantage" in of_tokens else 0.0))
+            sample["advantage"] = np.append(before, advantage) if advantage.ndim else advantage
         sample |= {name: record.get(name, 0.0) for name in of_answers}
         samples.append({**sample, "answer_length": n})
         for name, count in terms.items():
             counts[name].append(count(record, n))
         for model, trained, times, heads in passes:
             costs += [len(ids), float(model == "model"), float(trained), times, *[n] * heads]
-    o = given.options
     return {
-        "rollout": np.array([o[key] for key in ("samples", "max_new", "temperature", "batches", "epochs")]),
+        **rolls_out(given),
         **prepared(samples),
         **{f"n_targets/{name}": np.array(each) for name, each in counts.items()},
         "passes": np.array(costs, np.float64),

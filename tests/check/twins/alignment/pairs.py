@@ -46,23 +46,53 @@ LOSSES: dict[str, Callable[[float, float, float, Of], float]] = {
 Pairs = list[list[tuple[int, int]]]
 
 
-def pairs(given: Given) -> Pairs:
-    """Of each record all pairs (better, worse) of its answers, as numbers of rows."""
+def pairs(given: Given) -> tuple[Pairs, list[float]]:
+    """Of each record all pairs (better, worse) of its answers, as numbers of rows; and each row's score, 0 without scores.
+
+    With scores answers of equal ones are no pair.
+    """
     numbers: dict[int, list[int]] = {}
-    for n, (record, _) in enumerate(rows(given)):
+    scores = []
+    for n, (record, answer) in enumerate(rows(given)):
         numbers.setdefault(record, []).append(n)
-    return [list(combinations(each, 2)) for each in numbers.values()]
+        scores.append(float(given.inputs["scores"][record][answer]) if "scores" in given.inputs else 0.0)
+    tied = lambda i, j: "scores" in given.inputs and scores[i] == scores[j]  # noqa: E731
+    return [[(i, j) for i, j in combinations(each, 2) if not tied(i, j)] for each in numbers.values()], scores
 
 
 def over_pairs(every: Pairs, value: Callable[[int, int], float]) -> tuple[float, int]:
-    """(the sum over records of the mean over their pairs, the number of records)."""
-    return sum(sum(value(i, j) for i, j in each) / len(each) for each in every), len(every)
+    """(the sum over records that have pairs of the mean over these, the number of such records)."""
+    there = [each for each in every if each]
+    return sum(sum(value(i, j) for i, j in each) / len(each) for each in there), len(there)
+
+
+def with_scores(given: Given, learning: Callable[[Given], Arrays]) -> Arrays:
+    """What is learnt of `batch` and, as scored/..., of the batch whose answers have scores."""
+    scored = {f"batch/{k.removeprefix('scored/')}": v for k, v in given.inputs.items() if k.startswith("scored/")}
+    others = {k: v for k, v in given.inputs.items() if not k.startswith(("scores/", "batch/"))}
+    every = [v for k, v in given.inputs.items() if k.startswith("scores/")]
+    own = Given(given.options, given.sizes, {**others, **scored, "scores": every}, {})  # type: ignore[dict-item]
+    made = {
+        f"scored/{k.removeprefix('batch/')}": v
+        for k, v in learning(own).items()
+        if not k.startswith(("half/", "batch/slope/", "batch/read/"))
+    }
+    valid = given.inputs["scored/row_valid"]
+    each = np.zeros(valid.shape)
+    for record, of in enumerate(every):
+        each[record, : len(of)] = valid[record, : len(of)] * of[:, None]
+    return {**learning(given), **made, "scored/row_scores": each}
 
 
 def preferences(given: Given) -> Arrays:
+    answers = [list(record["answers"]) for record in records(given)]
+    return with_scores(given, preferred) | answers_prepared(given, answers) | targets(given)
+
+
+def preferred(given: Given) -> Arrays:
     o, labels = given.options, row_labels(given)
     first = [n for n, (_, answer) in enumerate(rows(given)) if answer == 0]
-    every = pairs(given)
+    every, _ = pairs(given)
     answered, lengths = labels != -100, (labels != -100).sum(1)
     if of_text(o):  # of the best answer's row each token but the first is said, those of the prompt too
         for n in first:
@@ -110,7 +140,7 @@ def preferences(given: Given) -> Arrays:
     made |= logged({name: over_pairs(every, value) for name, value in shown.items()})
     if o["reference"]:
         made |= read(given, np.array([given.inputs["batch/row_ids"][at] for at in rows(given)]), "model", "reference")
-    return made | answers_prepared(given, [list(record["answers"]) for record in records(given)]) | targets(given)
+    return made
 
 
 def of_text(o: Of) -> bool:
@@ -159,13 +189,34 @@ for name, source in SOURCES.items():
     )
 
 
-@twin("alignment", "reward", source="Ouyang et al. 2022, arXiv:2203.02155, equation 1")
+@twin(
+    "alignment",
+    "reward",
+    source="Ouyang et al. 2022, arXiv:2203.02155, equation 1 and appendix A.1; a margin by scores: Touvron et al. 2023, "
+    "arXiv:2307.09288, equation 2",
+)
 def reward(given: Given) -> Arrays:
-    o, every = given.options, pairs(given)
+    o = given.options
+    texts = [[np.array([*record["prompt"], *answer]) for answer in record["answers"]] for record in records(given)]
+    terms_of = ("ranking", "centre") if o["centre"] else ("ranking",)
+    return {
+        **with_scores(given, ranked),
+        **prepared({"row_ids": each} for each in texts),
+        **{f"n_targets/{term}": np.ones(len(texts)) for term in terms_of},
+        "passes": np.concatenate([[len(text), 1, 1, 1, 0] for each in texts for text in each]),
+    }
+
+
+def ranked(given: Given) -> Arrays:
+    o = given.options
+    every, scores = pairs(given)
+
+    def loss(s: np.ndarray, i: int, j: int) -> float:
+        return -log_sigmoid(s[i] - s[j] - o["margin"] - o["score_margin"] * (scores[i] - scores[j]))
 
     def terms(of: Vectors, fixed: Vectors) -> Terms:
         s = of["scalar"]
-        found = {"ranking": over_pairs(every, lambda i, j: -log_sigmoid(s[i] - s[j] - o["margin"]))}
+        found = {"ranking": over_pairs(every, lambda i, j: loss(s, i, j))}
         return {**found, **({"centre": over_pairs(every, lambda i, j: (s[i] + s[j]) ** 2)} if o["centre"] else {})}
 
     s = given.inputs["batch/scores/scalar"][:, 0]
@@ -175,14 +226,9 @@ def reward(given: Given) -> Arrays:
         "better": lambda i, j: s[i],
         "worse": lambda i, j: s[j],
     }
-    texts = [[np.array([*record["prompt"], *answer]) for answer in record["answers"]] for record in records(given)]
-    terms_of = ("ranking", "centre") if o["centre"] else ("ranking",)
     return {
         **learnt(given, None, terms, {"centre": o["centre"]} if o["centre"] else {}, learns=("scalar",)),
         **logged({name: over_pairs(every, value) for name, value in shown.items()}),
-        **prepared({"row_ids": each} for each in texts),
-        **{f"n_targets/{term}": np.ones(len(texts)) for term in terms_of},
-        "passes": np.concatenate([[len(text), 1, 1, 1, 0] for each in texts for text in each]),
     }
 
 

@@ -123,6 +123,8 @@ def policy(given: Given) -> Arrays:
         name: (batch[name].sum(), n_answers)
         for name in ("reward", "answer_length", "reward_std", "flat_groups", "truncated")
     }
+    if o["resample"]:
+        answers["resampled"] = batch["resampled"].sum(), n_answers
     if o["kl"] in ("loss", "shown"):
         answers["kl"] = exact(ours, log_p(given, "batch", "reference.tokens")).sum(), n_answers
     elif o["kl"] == "reward":
@@ -152,6 +154,7 @@ def all_prepared(given: Given) -> Arrays:
         o["kl"], [own, theirs]
     )
     shown = ("reward", "flat_groups", "reward_std", "truncated", *(("kl",) if o["kl"] == "reward" else ()))
+    shown = (*shown, "resampled") if o["resample"] else shown
     terms = {"policy": count, **({"penalty": count} if o["kl"] == "loss" else {})}
     return answers_prepared(given, shown, (), terms, [(*each, 1) for each in passes])
 
@@ -191,6 +194,8 @@ REFUSED: dict[str, list[Any]] = {
         *(({}, {key: 1.1}) for key in ("overlong", "clip_low")),
         *(({}, {key: 0}) for key in ("samples", "max_new", "batches", "epochs", "temperature")),
         ({}, {"samples": 1}),
+        ({}, {"resample": -1}),
+        ({}, {"samples": 1, "resample": 1, "advantage": "batch"}),
         ({}, {"aggregation": "constant", "length": 0}),
         ({}, {"length": 5}),
         ({}, {"beta": 0.0}),

@@ -182,6 +182,7 @@ def fim(given: Given) -> Arrays:
 def mtp(given: Given) -> Arrays:
     depth, weight = given.options["depth"], given.options["weight"]
     made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "tokens", False)}
+    made |= {f"shares/module_{k}": np.array([1, 0, 0]) for k in range(1, depth + 1)}  # equation 21: Emb is the model's
     made |= shifted(given, {f"nll_{k + 1}" if k else "nll": k for k in range(depth + 1)})
     head = given.inputs["head"]
     tables = [given.inputs["hidden"], *(given.inputs[f"hidden/module_{k}"] for k in range(1, depth + 1))]

@@ -133,8 +133,14 @@ def rtd(given: Given) -> Arrays:
         n = int(counts.sum())
         return "replaced", (loss, n, {"accuracy": [right, n], "found": [found, there]}, {"replaced": slope})
 
-    made = samples(given, heads)
+    made = samples(given, heads) | shares(given.options["sharing"])
     return made | both(given, "batch", model) | both(given, "none", model)
+
+
+def shares(how: str) -> Arrays:
+    """The generator has the model's tables of tokens and positions (section 3.2), with a delta of the model's own on the former
+    (He et al. 2021, arXiv:2111.09543, section 3), or none of them."""
+    return {"shares/generator": np.array({"embedding": [1, 1, 0], "gdes": [1, 1, 1], "none": [0, 0, 0]}[how])}
 
 
 def originals(given: Given) -> Arrays:
@@ -162,7 +168,7 @@ def originals(given: Given) -> Arrays:
         n = int(inputs["judged"].sum())
         return "nll", (loss, n, {"accuracy": [right, n]}, slopes)
 
-    made = samples(given, heads)
+    made = samples(given, heads) | shares("embedding")
     if not every:
         made = {key: value for key, value in made.items() if not key.startswith("judged/")}
     return made | both(given, "batch", model) | both(given, "none", model)

@@ -1,8 +1,9 @@
 """Observer of alignment methods: the samples that they prepare, their loss with its gradient, and what they make of a rollout.
 
 Inputs:
-- `vocabulary` (its size), `seq_len`, and records as record/N/FIELD, of a list record/N/FIELD/I. `roles` of chat are numbers
-  of ROLES, `other` is another record's answer, `windows` has the window of each record.
+- `vocabulary` (its size), `seq_len`, and records as record/N/FIELD, of a list record/N/FIELD/I. A prompt of a method that
+  learns from its answers together has all of them in its record. `roles` of chat are numbers of ROLES, `other` is another
+  record's answer, `windows` has the window of each record.
 - `batch/KEY`, of which `batch/scores/ROLE` are the scores of each head for all tokens (B, T, V), or of `row_ids` for the
   tokens of all rows that there are; of a companion's head ROLE is COMPANION.HEAD.
 - Of a method that acts: `rollout/KEY`, the fields of `llmlab.slots.Answers`, and what `measure` would give as
@@ -15,7 +16,9 @@ Outputs:
 - `batch/loss/TERM` and `batch/log/NAME` (sum, count), `batch/weight/TERM`, `batch/mean`, and its gradient by the scores of
   each head, `batch/slope/ROLE`; `half/mean` of scores rounded to bfloat16. With companions `batch/read/MODEL`, the ids that
   each reads.
-- Of a method that acts: `rollout`, (samples, max_new, temperature, batches, epochs); `measured/NAME`; `credit/NAME`;
+- `scored/...`, the same but for slopes and ids, of preferences whose answers have `scores/N`, some of which are equal, and
+  `scored/row_scores`, of each of their tokens.
+- Of a method that acts: `rollout`, (samples, max_new, temperature, batches, epochs, resample); `measured/NAME`; `credit/NAME`;
   `one/NAME`, of the first prompt's answers alone; `none/NAME`, the loss of a validation. Of one that has a state `state/NAME`
   behind the rollout, and `again/advantage`, of the rollout once more with that state.
 """
@@ -30,13 +33,13 @@ import numpy as np
 import torch
 
 from llmlab import attributes
-from llmlab.check.restoring.batches import SEQ_LEN, SIZE, Batch
+from llmlab.check.restoring.batches import ROWS, SEQ_LEN, SIZE, Batch
 from llmlab.check.twins.observers import texts
 from llmlab.check.twins.observers.observed import Observed, arrays, options_of, sizes_of, uniform
 from llmlab.check.twins.observers.scored import ScoredModel, companions_of, flat, losses, scores_of
 from llmlab.check.twins.settings import Setting
 from llmlab.data import collate, stand_in
-from llmlab.slots import Acts, Answers, Objective
+from llmlab.slots import Acts, Answers, Objective, Rollout
 from llmlab.twins import Given
 
 ROLES = ("system", "user", "assistant")
@@ -49,7 +52,9 @@ def observe(setting: Setting) -> Observed:
     inputs: dict[str, np.ndarray] = {"vocabulary": np.array(SIZE), "seq_len": np.array(SEQ_LEN)}
     outputs: dict[str, np.ndarray] = {}
     acts = getattr(method, "rollout", None) is not None
-    if acts:
+    if acts and attributes.get(method, "objective", "together"):
+        windows, outputs = _rollout_together(cast(Acts, method))
+    elif acts:
         windows, outputs = _rollout(setting, inputs)
     else:
         windows = RECORDS.get(attributes.get(method, "objective", "reads"), _any)(method)
@@ -67,16 +72,32 @@ def observe(setting: Setting) -> Observed:
     batch = stand_in.collated(method, [p for p, window in zip(every, windows, strict=True) if _learnt(window)], SEQ_LEN)
     batches = {"batch": batch}
     if acts:
-        batches["none"] = {key: batch[key] for key in ("reward", "answer_length")}
+        batches["none"] = _judged(method)
+    if attributes.get(method, "objective", "reads") == "preferences":
+        inputs |= {f"scores/{i}": np.array(scores) for i, scores in enumerate(SCORES)}
+        batches["scored"] = _scored(method, windows)
+        outputs["scored/row_scores"] = batches["scored"]["row_scores"].numpy()
     for name, each in batches.items():
         inputs |= {f"{name}/{key}": value for key, value in arrays(each).items()}
         scores = scores_of(setting, name, each)
         inputs |= {f"{name}/scores/{role}": value for role, value in arrays(scores).items()}
-        outputs |= {f"{name}/{key}": value for key, value in losses(method, each, scores).items()}
+        found = losses(method, each, scores)
+        outputs |= {f"{name}/{key}": value for key, value in found.items() if name != "scored" or _of_pairs(key)}
         if name == "batch":
             half = {role: value.bfloat16() for role, value in scores.items()}
             outputs["half/mean"] = losses(method, each, half)["mean"]
     return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
+
+
+def _of_pairs(key: str) -> bool:
+    """True of what tells the pairs that are taken; slopes and what a model reads are told by `batch`."""
+    return not key.startswith(("slope/", "read/"))
+
+
+def _judged(method: Objective) -> Batch:
+    """Rewards and lengths of greedy answers; of no answer where nothing judges them, as a rank without a prompt has."""
+    n = ROWS if attributes.get(method, "objective", "judged") else 0
+    return {"reward": uniform("judged", n), "answer_length": 1 + torch.arange(n) * 2}
 
 
 def _learnt(window: Sequence[Sample]) -> bool:
@@ -137,6 +158,15 @@ def _preferences(method: Objective) -> list[list[Sample]]:
     ]
 
 
+# Of the answers of each record of preferences, the best first; two are equal.
+SCORES = ((2.5, 1.0, 1.0), (0.5, -1.0), (3.0, 3.0), (4.0, 2.0, 2.0, 1.5))
+
+
+def _scored(method: Objective, windows: Sequence[Sequence[Sample]]) -> Batch:
+    every = [{**window[0], "scores": np.array(scores)} for window, scores in zip(windows, SCORES, strict=True)]
+    return stand_in.collated(method, [method.prepare(s, np.random.default_rng(0)) for s in every], SEQ_LEN)
+
+
 def _rated(method: Objective) -> list[list[Sample]]:
     # Numbers at which kto's point is above 0 by answers to other prompts, and would be below by their own.
     made = [
@@ -161,7 +191,7 @@ def _rollout(setting: Setting, inputs: dict[str, np.ndarray]) -> tuple[list[list
     """(samples with what they are credited with, outputs)."""
     method = cast(Acts, texts.made(setting, SIZE, SEQ_LEN))
     how = method.rollout
-    outputs = {"rollout": np.array([how.samples, how.max_new, how.temperature, how.batches, how.epochs])}
+    outputs = {"rollout": _rolls_out(how)}
     n = N_PROMPTS * how.samples
     lengths = np.minimum(1 + (3 * np.arange(n) + 1) % 5, how.max_new)
     lengths[-1] = how.max_new
@@ -180,6 +210,7 @@ def _rollout(setting: Setting, inputs: dict[str, np.ndarray]) -> tuple[list[list
             "log_probabilities": drawn[row, : lengths[row]],
             "reward": rewards[row],
             "truncated": float(truncated[row]),
+            **({"resampled": float(number)} if how.resample else {}),
         }
         for number, row in enumerate(chosen)
     ]
@@ -215,6 +246,43 @@ def _rollout(setting: Setting, inputs: dict[str, np.ndarray]) -> tuple[list[list
         }
         windows.append([{**sample, **credited}])
     return [*windows, [{"prompt": samples[0]["prompt"], "rest": {}}]], outputs
+
+
+def _rollout_together(method: Acts) -> tuple[list[list[Sample]], dict[str, np.ndarray]]:
+    """(samples, each a prompt with all answers to it; outputs)."""
+    how = method.rollout
+    k = how.samples
+    spread = 2 * uniform("rewards", k).double().numpy()
+    equal, best = _rewards(k).reshape(N_PROMPTS, k)[1:3]
+    # What isn't learnt if answers must have an end: the best of the first prompt, and all of the third.
+    groups = [
+        (spread, spread == spread.max()),
+        (equal, np.zeros(k)),
+        (3 + spread, np.ones(k)),
+        (best, np.zeros(k)),
+        (2 + 1e-3 * spread, np.zeros(k)),  # two answers are alike
+        (30 * spread, np.zeros(k)),
+    ]
+    samples: list[Sample] = []
+    for number, (rewards, truncated) in enumerate(groups):
+        lengths = [1 + (3 * i + number) % 5 for i in range(k)]
+        answers = [_tokens(n, 10 * number + i) for i, n in enumerate(lengths)]
+        drawn = [uniform(f"drawn {number} {i}", n).double().numpy() - 2.2 for i, n in enumerate(lengths)]
+        if number == 4:
+            answers[1], drawn[1] = answers[0], drawn[0]
+        prompt = _tokens(2 + number % 3, number)
+        found = {"answers": answers, "log_probabilities": drawn, "reward": rewards}
+        samples.append({"prompt": prompt, **found, "truncated": np.asarray(truncated, np.float64)})
+    rewards = np.concatenate([each["reward"] for each in samples])
+    every = np.array([len(answer) for each in samples for answer in each["answers"]])
+    told = Answers(rewards, every, np.zeros(rewards.size, bool), np.zeros((rewards.size, 5)), {}, k)
+    outputs = {"rollout": _rolls_out(how)}
+    outputs |= {f"credit/{name}": np.asarray(value) for name, value in method.credit(told).items()}
+    return [*([each] for each in samples), [{"prompt": samples[0]["prompt"], "rest": {}}]], outputs
+
+
+def _rolls_out(how: Rollout) -> np.ndarray:
+    return np.array([how.samples, how.max_new, how.temperature, how.batches, how.epochs, how.resample])
 
 
 def _rewards(samples: int) -> np.ndarray:

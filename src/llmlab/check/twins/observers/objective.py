@@ -23,6 +23,8 @@ Outputs:
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
 - `best/first`, `best/last`, `best/score`, `best/none`, of `batch`, where it looks for spans.
 - `prefix_len`, where a mixture has one, of each row of its batch.
+- `shares/ROLE` of a companion that trains: 1 if it has the model's table of tokens, its table of positions, and if the model
+  has a delta of its own beside the former.
 - `shortest`, the shortest window that it takes, where that is longer than a token.
 - The attributes `shown` and `fixed_counts`; `repeats` and `stride`, where there is one; of an objective that acts `rollout`
   (samples, max_new, temperature, batches, epochs, steps) and `advantages/SHAPE`.
@@ -54,6 +56,7 @@ from llmlab.check.twins.observers.scored import (
 )
 from llmlab.check.twins.settings import Setting
 from llmlab.data import stand_in
+from llmlab.objective_attributes import Companion
 from llmlab.record_kinds import TEXT
 from llmlab.slots import Acts, Answers, Objective
 from llmlab.twins import Given
@@ -75,7 +78,7 @@ def observe(setting: Setting) -> Observed:
     kind = restoring.of_any(longer)
     inputs["draws"] = np.array(texts.N_DRAWS if kind is None else kind.draws)
     inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
-    outputs: dict[str, np.ndarray] = {}
+    outputs = {f"shares/{role}": _shares(model) for role, model in companions.items() if model.get("trains")}
     if kind is not None:
         inputs |= {f"words/{key}": value for key, value in texts.WORDS._asdict().items()}
         for name, text in kind.tried_on(longer).items():
@@ -108,6 +111,12 @@ def observe(setting: Setting) -> Observed:
             outputs["half/mean"] = losses(objective, batch, half)["mean"]
             outputs |= _best(objective, batch, scores)
     return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
+
+
+def _shares(companion: Companion) -> np.ndarray:
+    """(token table, table of positions, a delta of its own beside the table), 1 where it is so."""
+    shares = companion.get("shares", ())
+    return np.array(["embedding" in shares, "position" in shares, companion.get("delta", False)], np.float64)
 
 
 def _shortest(setting: Setting) -> int:
