@@ -73,6 +73,9 @@ def test_a_part_is_what_its_twin_says(part):
 SILENT = {("filter", "regex"): ["seconds"]}  # a limit, which only a pattern without end meets
 SILENT |= {("reward", "function"): ["path", "timeout"]}  # a file of the user's, and a limit
 SILENT |= {
+    ("reward", "code"): ["timeout", "memory", "file_size", "workers"]
+}  # limits: tests/plugins/test_reward_code.py
+SILENT |= {
     ("alignment", "reward"): ["score_margin"]
 }  # of records with scores: tests/plugins/alignment/test_preference.py
 # By the feed, which draws other prompts: tests/training/feeds/test_rollout.py
