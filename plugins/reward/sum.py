@@ -9,6 +9,7 @@ import numpy as np
 
 from llmlab.errors import UserError
 from llmlab.registry import declared, load, register
+from llmlab.slots import Scored
 
 
 @register("reward", "sum")
@@ -59,9 +60,10 @@ class WeightedSum:
         self.roles = [tuple(models) for models in judging]
         self.needs = tuple(dict.fromkeys(field for part in self.parts for field in part.needs))
 
-    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str], **judged: Any) -> list[float]:
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str], **judged: Any) -> Scored:
         """judged: the batch and the models of parts that work with models."""
         given = [{name: judged[name] for name in ("batch", *roles)} if roles else {} for roles in self.roles]
         pairs = zip(self.parts, given, strict=True)
-        each = np.array([part.score(records, answers, **more) for part, more in pairs], np.float64)
-        return (self.weights @ each).tolist() if len(answers) else []
+        each = [part.score(records, answers, **more) for part, more in pairs]
+        shown = {name: of for scores in each if isinstance(scores, Scored) for name, of in scores.shown.items()}
+        return Scored((self.weights @ np.array(each, np.float64)).tolist() if len(answers) else [], shown)

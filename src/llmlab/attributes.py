@@ -170,6 +170,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
         "models": Attribute(dict[str, Companion], {}, "finished models that it judges with, by role"),
+        "shows": Attribute(tuple[str, ...], (), "numbers of an answer that are shown beside its reward", literal=False),
         "joins": Attribute(str, "", "the option that lists other rewards: it judges with their models too"),
         "joins_options": Attribute(str, "", "the option that lists the options of each of them"),
     },

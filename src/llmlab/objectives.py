@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -289,6 +289,14 @@ class Acts(Objective, Protocol):
     def credit(self, answers: Answers) -> Mapping[str, np.ndarray]: ...
 
 
+class Scored(list[float]):
+    """Rewards of answers, and other numbers of each that are shown, by name: those that the reward declares in `shows`."""
+
+    def __init__(self, scores: Iterable[float], shown: Mapping[str, Sequence[float]]):
+        super().__init__(scores)
+        self.shown = shown
+
+
 class Reward(Protocol):
     """reward(/): what an answer is worth, to an objective that reads prompts.
 
@@ -296,7 +304,8 @@ class Reward(Protocol):
     answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
     "prompt" that every record must have. `models`, if it is there, declares finished models by role, as an objective does: they
     come as keyword arguments of `score`, and beside them `batch`, each prompt with its answer and the end token: `ids` (B, T),
-    padded at their end where `valid` (B, T) is False.
+    padded at their end where `valid` (B, T) is False. `shows`, if it is there, names numbers of an answer that a run
+    shows beside its reward, as means: `score` then gives them in a `Scored`.
     """
 
     needs: Sequence[str]

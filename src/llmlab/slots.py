@@ -37,6 +37,7 @@ from llmlab.objectives import Objective as Objective
 from llmlab.objectives import Pass as Pass
 from llmlab.objectives import Reward as Reward
 from llmlab.objectives import Rollout as Rollout
+from llmlab.objectives import Scored as Scored
 from llmlab.objectives import Vocabulary as Vocabulary
 from llmlab.objectives import Words as Words
 from llmlab.objectives import Writing as Writing

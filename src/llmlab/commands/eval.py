@@ -229,6 +229,7 @@ def evaluate(
                 watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
                 loss = objective.loss(model, watched, **models)
                 losses.check(loss, objective, models)
+                loss = losses.with_shown(loss, batch)
                 totals.add(loss, batch)
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)

@@ -15,7 +15,7 @@ from llmlab.slots import Objective
 # What `Model.forward` reads by name; masks, heads and positions read others in `Context.data`.
 MODEL = ("ids", "valid", "documents", "segments", "positions", "allowed")
 SOURCE = ("source", "source_ids", "source_valid", "source_segments")
-STAMPED = ("counts", "bytes", "filler", "fresh")  # by the feed, for the module and what it learns from
+STAMPED = ("counts", "bytes", "filler", "fresh", "shown")  # by the feed, for the module and what it learns from
 # "segmets" is segments, "label" (0.91 of labels, which no model reads) a key of its own.
 CLOSE = 0.85
 

@@ -46,6 +46,14 @@ def _scalar(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() == 0
 
 
+def with_shown(loss: Loss, batch: Mapping[str, Any]) -> Loss:
+    """The loss, which logs what the batch shows of each of its samples too, as a mean."""
+    shown: Mapping[str, torch.Tensor] | None = batch.get("shown")
+    if not shown:
+        return loss
+    return loss._replace(logs={**loss.logs, **{k: (v.sum(), v.new_tensor(len(v))) for k, v in shown.items()}})
+
+
 def check_shown(loss: Loss, objective: Objective, counts_bytes: bool) -> None:
     """UserError if what is shown has the name of a perplexity, or of bits per byte, that is shown too."""
     names = measures.names(tuple(loss.terms), tuple(loss.shown), measures.kinds(objective), counts_bytes)

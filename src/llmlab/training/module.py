@@ -235,6 +235,7 @@ class Offline(pl.LightningModule):
         others = self.others
         loss = self.objective.loss(self.model, watched, **others)
         losses.check(loss, self.objective, others)
+        loss = losses.with_shown(loss, batch)
         if isinstance(watched, batch_keys.Watched):  # once: watching costs a call a key, and batches are alike
             batch_keys.check(watched, self.objective)
             losses.check_shown(loss, self.objective, self.counts_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
 import re
@@ -122,6 +123,28 @@ def worth_of_length(answer: str, least: int, most: int | None, unit: str) -> flo
 def length(given: Given) -> dict[str, np.ndarray]:
     o = given.options
     return scored(given, lambda a, r: worth_of_length(a, o["least"], o["most"], o["unit"]), ())
+
+
+def runs(text: str) -> bool:
+    try:
+        exec(text, {})
+    except Exception:
+        return False
+    return True
+
+
+@twin("reward", "code", source="Hendrycks et al. 2021: the share of the tests that an answer's program passes")
+def code(given: Given) -> dict[str, np.ndarray]:
+    """No answer gives a name to anything, so that each test can be run alone."""
+    o = given.options
+
+    def score(answer: str, record: dict[str, str]) -> float:
+        text = record[o["field"]]
+        tests = ast.literal_eval(text) if text[:2] == "['" else [text]
+        right = [runs(test) for test in tests] if answer.strip() and runs(answer.strip()) else [False]
+        return float(all(right)) if o["credit"] == "all" else sum(right) / len(right)
+
+    return scored(given, score, (o["field"],))
 
 
 @twin("reward", "function", source="the function that it is given, here of Python's operator module")

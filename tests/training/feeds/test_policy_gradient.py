@@ -106,10 +106,11 @@ def test_a_function_of_ones_own_judges_and_is_found_again_from_another_folder(ta
         "def score(answer, record):\n    return len(answer) / int(record['answer'] != '@')\n"
     )
     task = [w for w in task if not w.startswith("reward=")]
-    both = ["reward=sum", "reward.of=[function,length]", "reward.options=[{path: own.py},{most: 1}]"]
+    both = ["reward=sum", "reward.of=[function,code]", "reward.options=[{path: own.py},{field: answer}]"]
     record = run(tmp_path / "run", *task, *SHORT, "alignment=rloo", *both, "budget.steps=1")
     cfg = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert cfg["reward"]["options"][0]["path"] == str(tmp_path / "own.py") and record["metrics"]["val_reward"] > 0
+    assert {"code_timed_out", "code_crashed", "code_invalid"} <= {k.removeprefix("val_") for k in record["metrics"]}
     (tmp_path / "own.py").write_text("def score(answer, record):\n    return 1 / 0\n")
     with pytest.raises(UserError, match="own.py:2: score raised ZeroDivisionError: division by zero, of the answer"):
         run(

@@ -14,9 +14,9 @@ from llmlab import policy, registry
 from llmlab.data.stand_in import StandIns
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
-from llmlab.slots import Rollout, Vocabulary
+from llmlab.slots import Loss, Rollout, Scored, Vocabulary
 from llmlab.testing import tiny
-from llmlab.training import cost
+from llmlab.training import cost, losses
 from llmlab.training.feeds.acting import Actor
 from llmlab.training.feeds.rollout import Rollouts
 from llmlab.training.recipe import Cut
@@ -50,6 +50,12 @@ class Reward:
 
     def score(self, records, answers):
         return [len(a) + r["number"] / 10 for r, a in zip(records, answers, strict=True)]
+
+
+class Showing(Reward):
+    def score(self, records, answers):
+        numbers = [float(r["number"]) for r in records]
+        return Scored(super().score(records, answers), {"number": numbers})
 
 
 class Letters:
@@ -189,6 +195,17 @@ def test_a_run_goes_on_from_the_middle_of_a_rollout(model):
         if state:
             again._roll_out = None  # not to be asked
         equal(next(iter(again.train(0, 1, step))), whole[step])
+
+
+def test_what_the_reward_shows_is_logged_beside_what_the_objective_does(model):
+    made = feed(model, reward=Showing(), micro=4, batches=2)
+    for batch, _ in zip(made.train(0, 1, 0), range(8), strict=False):
+        # The first token of prompt i is 5 and so is its length less one: which prompt a row is of can be seen.
+        of = (batch["labels"] == policy.IGNORED).int().cumprod(1).sum(1)
+        assert batch["shown"]["number"].tolist() == of.tolist()
+    loss = losses.with_shown(Loss({"a": (of.sum(), of.sum())}), batch)
+    assert loss.logs["number"] == (batch["shown"]["number"].sum(), 4)
+    assert sorted(float(n) for b in made.validation(0, 1) for n in b["shown"]["number"]) == [0, 1, 2, 3, 4]
 
 
 def test_validation_is_of_each_held_out_prompt_once_and_greedy(model):

@@ -18,7 +18,7 @@ from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.runs.answers import Judged
-from llmlab.slots import Rollout
+from llmlab.slots import Rollout, Scored
 
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
@@ -98,16 +98,17 @@ class Actor:
 
     def scores(
         self, prompts: Sequence[Prompt], written: Sequence[Answer], judges: Mapping[str, Model] = NONE
-    ) -> list[float]:
+    ) -> Scored:
         """The reward of each answer. UserError for what is no number. judges: the models that the reward works with."""
         if self.reward is None:
-            return [0.0] * len(written)
+            return Scored([0.0] * len(written), {})
         # Special tokens are left out by the decoder: a rule that compares texts would see the end token in each.
         texts = [self.tokenizer.decode(answer.ids) for answer in written]
         for p in prompts:
             _needed(self.reward, p["rest"])
         records = [{**p["rest"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
-        scores = [float(score) for score in self._scored(records, texts, prompts, written, judges)]
+        given = self._scored(records, texts, prompts, written, judges)
+        scores = Scored(map(float, given), given.shown if isinstance(given, Scored) else {})
         # NaN or infinity would be in the advantages of a whole group, and from there in all weights.
         if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
             name = type(self.reward).__name__
@@ -128,6 +129,7 @@ class Actor:
             return self.reward.score(records, texts)
         score: Callable[..., Sequence[float]] = self.reward.score
         device, found = next(next(iter(judges.values())).parameters()).device, list[float]()
+        shown: dict[str, list[float]] = {}
         for first in range(0, len(texts), self.at_once):
             some = slice(first, first + self.at_once)
             whole = [
@@ -139,8 +141,11 @@ class Actor:
             )  # else a multiple of 8, which may be more than the model reads
             batch = {name: t.to(device) for name, t in collate.batch(whole, "pad", most=longest).items()}
             with torch.no_grad():
-                found += score(records[some], texts[some], batch=batch, **judges)
-        return found
+                scores = score(records[some], texts[some], batch=batch, **judges)
+            found += scores
+            for name, values in (scores.shown if isinstance(scores, Scored) else {}).items():
+                shown.setdefault(name, []).extend(values)
+        return Scored(found, shown)
 
     def judgements(
         self, model: Model, prompts: Prompts, objective: Acts, judges: Mapping[str, Model] = NONE
@@ -173,6 +178,7 @@ class Actor:
         return {
             "reward": torch.tensor(scores, dtype=torch.float32),
             "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),
+            "shown": {name: torch.tensor(of, dtype=torch.float32) for name, of in scores.shown.items()},
         }
 
     def _told(self, prompt: Prompt, answer: Answer, score: float) -> Judged:

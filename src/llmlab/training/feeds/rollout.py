@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from llmlab.model.model import Model
 
 
+SHOWS = "shown."  # before the names of what the reward shows, which the objective is not given
+
+
 @dataclass
 class Held:
-    """A rollout. rows: index (N,) of the prompt, ids and log_probabilities (N, A), lengths, reward and truncated (N,), and what
-    the objective made of them, (N, A) or (N,)."""
+    """A rollout. rows: index (N,) of the prompt, ids and log_probabilities (N, A), lengths, reward and truncated (N,), what the
+    reward shows (N,), and what the objective made of them, (N, A) or (N,)."""
 
     number: int
     rows: dict[str, Tensor]
@@ -118,9 +121,18 @@ class Rollouts(Feed):
                 first = (j * world + rank) * micro
                 made: Batch = collate.batch(prepared[first : first + micro], "pad", most=self.seq_len)
                 made["counts"] = {name: torch.tensor(n) for name, n in counts.items()}
+                if shown := self._shown(order[batch * size :][first : first + micro]):
+                    made["shown"] = shown
                 if not within:
                     made["fresh"] = torch.tensor(True)
                 yield made
+
+    def _shown(self, samples: np.ndarray) -> dict[str, Tensor]:
+        """What the reward shows of the answers of some samples."""
+        assert self.held is not None
+        n = self.how.samples if self.together else 1
+        rows = torch.from_numpy(samples[:, None] * n + np.arange(n)).flatten()
+        return {k.removeprefix(SHOWS): of[rows] for k, of in self.held.rows.items() if k.startswith(SHOWS)}
 
     def _prepared(self, i: int) -> dict[str, Any]:
         assert self.held is not None
@@ -135,7 +147,11 @@ class Rollouts(Feed):
 
     def _answer(self, rows: Mapping[str, Tensor], row: int) -> dict[str, Any]:
         n = int(rows["lengths"][row])
-        values = {name: of[row] for name, of in rows.items() if name not in ("prompts", "lengths", "ids")}
+        values = {
+            name: of[row]
+            for name, of in rows.items()
+            if name not in ("prompts", "lengths", "ids") and not name.startswith(SHOWS)
+        }
         return {
             "prompt": self.prompts[int(rows["prompts"][row])]["prompt"],
             "answer": rows["ids"][row, :n].numpy(),
@@ -189,14 +205,16 @@ class Rollouts(Feed):
         ranks."""
         written = self.actor.answers(model, prompts, seeds, Sampling(temperature=self.how.temperature))
         width = self.how.max_new
+        scores = self.actor.scores(prompts, written, self._judges)
         return {
             "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
             "log_probabilities": torch.tensor(
                 [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
             ),
             "lengths": torch.tensor([len(a.ids) for a in written]),
-            "reward": torch.tensor(self.actor.scores(prompts, written, self._judges), dtype=torch.float32),
+            "reward": torch.tensor(scores, dtype=torch.float32),
             "truncated": torch.tensor([float(a.ids[-1] not in self.actor.stops) for a in written]),
+            **{SHOWS + name: torch.tensor(of, dtype=torch.float32) for name, of in scores.shown.items()},
         }
 
     def _resample(self, model: Model, local: dict[str, Tensor], number: int, share: range) -> None:

@@ -1,8 +1,9 @@
 """Observer of rewards: each of ANSWERS is judged for each of six records.
 
-Inputs, arrays of text with an element for each of these pairs: `answers`, and the records' fields `answer`, `other`, `number`.
+Inputs, arrays of text with an element for each of these pairs: `answers`, and the records' fields `answer`, `other`, `number`,
+`tests` (a list as Python writes it).
 Where it judges with models, `judged/ROLE`, the score that the model of that role gives each pair.
-Outputs: `scores/I`, the scores of all answers for record I; `needs` (3,), 1 for each of these fields that the part needs.
+Outputs: `scores/I`, the scores of all answers for record I; `needs` (4,), 1 for each of these fields that the part needs.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ FIELDS: dict[str, tuple[object, ...]] = {
     "answer": ("7", " 7", "seven", 7, "one two\n", ""),
     "other": ("8", "x7", "Seven", 1000.0, "8", "x7"),
     "number": ("7", "-1,000", "8.0", 7, "#### 7", 1000.0),
+    "tests": ("7", ["7", "seven"], ["assert 7 == 8"], "x7", ["1", "(", "assert [1]"], 7),
 }
 
 
