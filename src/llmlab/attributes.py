@@ -176,7 +176,16 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     },
     "optimizer": {},
     "schedule": {},
-    "filter": {},
+    "filter": {
+        "files": Attribute(
+            tuple[str, ...],
+            (),
+            "options that name files which it reads: a corpus is made anew when one of them changes",
+        ),
+        "libraries": Attribute(
+            tuple[str, ...], (), "packages that it needs: a corpus is made anew when the version of one of them changes"
+        ),
+    },
 }
 
 # What was declared so before, and how it is now.

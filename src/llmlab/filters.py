@@ -24,6 +24,9 @@ class Filter(Protocol):
 
     A filter sees only documents that the filters before it keep. A ValueError from the constructor or from `measure` is
     reported as the user's error: its message is one line about the option that is wrong.
+
+    `files` and `libraries`, literal class attributes, name the options that are paths of files which it reads and the packages
+    that it needs, so that a corpus is prepared anew when one of them changes.
     """
 
     def measure(self, texts: Sequence[str]) -> Sequence[Any]: ...

@@ -71,6 +71,7 @@ def test_a_part_is_what_its_twin_says(part):
 
 
 SILENT = {("filter", "regex"): ["seconds"]}  # a limit, which only a pattern without end meets
+SILENT |= {("filter", "c4"): ["words"]}  # a file of the user's: tests/plugins/test_filter_rules.py
 SILENT |= {("reward", "function"): ["path", "timeout"]}  # a file of the user's, and a limit
 # limits: tests/plugins/test_reward_code.py
 SILENT |= {("reward", "code"): ["timeout", "memory", "file_size", "workers"]}

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 
 from llmlab import registry
@@ -183,6 +184,19 @@ def test_the_code_of_a_filter_is_its_file_and_what_it_imports_beside(tmp_path, m
     with pytest.raises(UserError, match="filter=halved can't be read: .*broken_filters.py"):
         filtering.code(PartSpec("filter", "halved"))
     assert filtering.code(PartSpec("filter", "length")) != filtering.code(PartSpec("filter", "regex"))
+
+
+def test_a_corpus_is_made_anew_when_a_file_or_library_of_a_filter_changes(texts, tmp_path, monkeypatch):
+    (words := tmp_path / "words").write_text("story")
+    filters = chosen(c4={"words": str(words), "sentences": 0})
+    first = corpus(texts, filters, split="position", validation=0.5)
+    words.write_text("short")
+    other = corpus(texts, filters, split="position", validation=0.5)
+    assert first.folder != other.folder and first.fingerprint != other.fingerprint
+    spec = PartSpec("filter", "length")
+    monkeypatch.setattr(PartSpec, "attribute", lambda self, name: ("numpy", "nowhere") if name == "libraries" else ())
+    before = filtering.identity({"length": spec})
+    assert before[0][-1] == [["numpy", np.__version__]]
 
 
 def test_a_part_of_a_notebook_and_its_mistakes(texts, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import inspect
 import itertools
 import multiprocessing
@@ -22,6 +24,7 @@ from llmlab import registry
 from llmlab.config.spec import PartSpec
 from llmlab.data.account import Document, Filtered, printable
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.filters import Filter
 
 Chosen = Mapping[str, PartSpec]  # by the name below `filter.`, in their order
@@ -159,8 +162,28 @@ def _measure(at: int, texts: Sequence[str]) -> Sequence[Any]:
 
 
 def identity(chosen: Chosen) -> list[Any]:
-    """Plain values that decide what the filters keep: their order, names, options and code."""
-    return [[label, spec.name, dict(spec.options), code(spec)] for label, spec in chosen.items()]
+    """Plain values that decide what the filters keep: their order, names, options and code, and what else they read."""
+    return [[label, spec.name, dict(spec.options), code(spec), *_beside(spec)] for label, spec in chosen.items()]
+
+
+def _beside(spec: PartSpec) -> list[list[Any]]:
+    """Hashes of the files that a filter reads, and versions of the libraries that it needs; nothing where it has neither."""
+    read = [(option, spec.options.get(option)) for option in spec.attribute("files")]
+    hashes = [[option, _hash(str(path))] for option, path in read if path]
+    versions = [[name, importlib.metadata.version(name)] for name in spec.attribute("libraries") if _installed(name)]
+    return [found for found in (hashes, versions) if found]
+
+
+def _hash(path: str) -> str | None:
+    # A file that isn't there is the filter's own error, with the option's name.
+    try:
+        return hashlib.sha256(expanded(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def code(spec: PartSpec) -> str:

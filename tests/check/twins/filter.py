@@ -11,6 +11,16 @@ from llmlab.twins import Given, twin
 from twins import Settings
 
 REFUSED: Settings = {
+    "gopher": [
+        ({}, {"least_words": 9, "most_words": 8}),
+        ({}, {"least_length": 9.0, "most_length": 8.0}),
+        *(({}, {"stop_words": n}) for n in (-1, 9)),
+        *(({}, {key: share}) for key in ("bullets", "line_characters") for share in (-0.1, 1.1)),
+        *(({}, {"top_grams": shares}) for shares in ([0.2, 0.2], [0.2, 0.2, 2.0])),
+        ({}, {"repeated_grams": [0.2] * 5}),
+    ],
+    "c4": [({}, {"sentences": -1}), ({}, {"line_words": -1}), ({}, {"lines": 1.5}), ({}, {"words": "no such file"})],
+    "fineweb": [*(({}, {key: 1.1}) for key in ("punctuation", "repeated", "short")), ({}, {"short_line": -1})],
     "length": [({}, {"least": 3, "most": 2})],
     "regex": [
         ({}, {"drop": None}),
@@ -73,5 +83,124 @@ def regex(given: Given) -> dict[str, np.ndarray]:
         if drop is not None and FINDS[drop](texts[i]):
             return "with"
         return "without" if keep is not None and not FINDS[keep](texts[i]) else None
+
+    return outputs(given, why)
+
+
+# ---------------------------------------------------------------- rules of papers
+
+GOPHER = "Rae et al. 2021, appendix A.1.1 and table A1"
+
+
+def rows_of(text: str) -> list[str]:
+    return [row.strip() for row in re.split(r"\r\n|\r|\n", text) if row.strip()]
+
+
+def again(items: Sequence[str]) -> list[str]:
+    """Those that an earlier one is equal to."""
+    return [item for i, item in enumerate(items) if item.lower() in {other.lower() for other in items[:i]}]
+
+
+@twin("filter", "gopher", source=GOPHER)
+def gopher(given: Given) -> dict[str, np.ndarray]:
+    o = given.options
+
+    def quality(text: str) -> str | None:
+        words = re.findall(r"\S+", text)
+        rows, n = rows_of(text), len(words)
+        dots = len(re.findall(r"\.\.\.", text)) + text.count("\u2026")
+        bullets = [
+            r for r in rows if r[0] in "\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u25cf\u25cb\u2013"
+        ]
+        bullets += [r for r in rows if re.match(r"[-*](\s|$)", r)]
+        bare = {re.sub(r"^\W+|\W+$", "", word).lower() for word in words}
+        length = np.mean([len(word) for word in words]) if words else o["least_length"]
+        rules = {
+            "few words": n < o["least_words"],
+            "many words": n > o["most_words"],
+            "short words": length < o["least_length"],
+            "long words": length > o["most_length"],
+            "hashes": len(re.findall("#", text)) > o["symbols"] * n,
+            "dots": dots > o["symbols"] * n,
+            "bullets": len(bullets) > o["bullets"] * len(rows),
+            "ends": sum(bool(re.search(r"(\.\.\.|\u2026)$", row)) for row in rows) > o["ellipses"] * len(rows),
+            "letters": sum(bool(re.search(r"[^\W\d_]", word)) for word in words) < o["letters"] * n,
+            "stop words": n > 0
+            and sum(w in bare for w in ("the", "be", "to", "of", "and", "that", "have", "with")) < o["stop_words"],
+        }
+        return next((rule for rule, broken in rules.items() if broken), None)
+
+    def repetition(text: str) -> str | None:
+        unix = re.sub(r"\r\n|\r", "\n", text)
+        paragraphs = ["\n".join(rows_of(block)) for block in re.split(r"\n\s*\n", unix) if block.strip()]
+        for what, items, number, characters in (
+            ("lines", rows_of(text), o["repeated_lines"], o["line_characters"]),
+            ("paragraphs", paragraphs, o["repeated_paragraphs"], o["paragraph_characters"]),
+        ):
+            if len(again(items)) > number * len(items):
+                return what
+            if len("".join(again(items))) > characters * len("".join(items)):
+                return f"characters of {what}"
+        words = [word.lower() for word in text.split()]
+        whole = len("".join(words))
+        for n, limit in zip(range(2, 11), (*o["top_grams"], *o["repeated_grams"]), strict=True):
+            grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+            if n < 5:
+                often = max(map(grams.count, grams), default=0)
+                top = max((g for g in grams if grams.count(g) == often), key=lambda g: len("".join(g)), default=None)
+                starts = [i for i, gram in enumerate(grams) if gram == top and often > 1]
+            else:
+                starts = [i for i, gram in enumerate(grams) if gram in grams[:i]]
+            if len("".join(words[i] for i in {i + j for i in starts for j in range(n)})) > limit * whole:
+                return f"{n}-grams"
+        return None
+
+    def why(texts: Sequence[str], i: int) -> str | None:
+        found = quality(texts[i]) if o["rules"] != "repetition" else None
+        return found or (repetition(texts[i]) if o["rules"] != "quality" else None)
+
+    return outputs(given, why)
+
+
+@twin("filter", "c4", source="Raffel et al. 2020, section 2.2")
+def c4(given: Given) -> dict[str, np.ndarray]:
+    o = given.options
+
+    def keeps(row: str) -> bool:
+        ended = re.search(r"(?<!\.\.)[.!?\"\u201d](\[\d+\])*$", row) is not None
+        phrases = r"javascript" if o["javascript"] else "(?!)"
+        policies = r"terms of use|(privacy|cookie) policy|use(s|( of))? cookies" if o["policies"] else "(?!)"
+        spoken = re.search(f"(?i){phrases}|{policies}", row) is not None
+        return (ended or not o["terminal"]) and not spoken and len(row.split()) >= o["line_words"]
+
+    def why(texts: Sequence[str], i: int) -> str | None:
+        if "{" in texts[i] and o["curly"]:
+            return "curly"
+        if re.search("(?i)lorem ipsum", texts[i]) and o["lorem_ipsum"]:
+            return "lorem ipsum"
+        rows = rows_of(texts[i])
+        kept = [row for row in rows if keeps(row)]
+        # A line is a sentence at least, and one more for each end of a sentence inside it.
+        sentences = sum(1 + len(re.findall(r"[.!?]\W? (?=\S)", row)) for row in kept)
+        if sentences < o["sentences"]:
+            return "sentences"
+        return "lines" if len(kept) < o["lines"] * len(rows) else None
+
+    return outputs(given, why)
+
+
+@twin("filter", "fineweb", source="Penedo et al. 2024, section 3.6: at most 0.12, at least 0.1, at least 0.67")
+def fineweb(given: Given) -> dict[str, np.ndarray]:
+    o = given.options
+
+    def why(texts: Sequence[str], i: int) -> str | None:
+        rows = rows_of(texts[i])
+        ended = [row for row in rows if re.search(r"[.!?\u2026\u3002][\"')\]*]*$", row)]
+        if not len(ended) > o["punctuation"] * len(rows):
+            return "punctuation"
+        if not len("".join(again(rows))) < o["repeated"] * len("".join(rows)):
+            return "repeated"
+        short = [row for row in rows if len(row) <= o["short_line"] - 1]
+        return None if len(short) < o["short"] * len(rows) else "short"
 
     return outputs(given, why)

@@ -46,6 +46,31 @@ TEXTS = (
     ),
     *("# " + "word " * n for n in (8, 9, 10, 11)),
     *("abcdefg" * n for n in (1, 2, 7)),
+    # Lists, ellipses, repeated lines and paragraphs, with either kind of line end.
+    *("- one of the lot\n- two to be\n- three", "\u2022 a\r\n\u2022 b\r\nnot one", "-5 degrees\n* bold\n*bold*"),
+    *("It goes on...\nand on\u2026\nand then it ends.", "to be ... or not to be ... that is it"),
+    *("a line\nA line\nanother line, which is longer than those.", "a line\r\nanother one\r\na line\r\na line"),
+    "the first of two\nparagraphs, twice.\n\nThe first of two\n paragraphs, twice.\n\nand the end",
+    "so\n\nso\n\nso\n\nso it is with a longer paragraph",
+    # n-grams that are repeated, overlap, or are not repeated at all.
+    "one two three four five six seven and one two three four five six seven",
+    "ha ha ha ha ha ha ha ha ha ha ha ha",
+    "we are here and we were there and we are here to be there",
+    "a b c d e f g h i j k l m a b c d e f g h i j n",
+    "Nobody had ever seen such large quantities of wonderful, carefully painted, ancient wooden furniture standing around "
+    "inside one small and quite empty house.",
+    # Sentences, as C4 and FineWeb see them.
+    "This line has five words.\nHere is one more of them!\nIs it the third one here?",
+    "This line has five words.\r\n\r\nIs it the third one here? Or the fourth one? It is.\r\nhome",
+    'He said: "This is a whole sentence."\n(It is one in brackets, too.)\nThis one has a note.[12]',
+    "This line has six words {here}.\nThis other one has a few more words.",
+    "Lorem Ipsum dolor sit amet, it says.\nThis line has more than five words.",
+    "Please enable JavaScript to read this page.\nThis line has more than five words.",
+    "Read the terms of use of this page.\nThis page uses cookies, as all others do.\nThis is the only line left.",
+    "This line is cut off here...\nThis one is not cut off, but it has no end",
+    "short\nlines\nof a list\nwhich have no ends\nbut one has.",
+    "\u8fd9\u662f\u4e00\u53e5\u8bdd\u3002\n\u8fd9\u662f\u4e8c\n\u8fd9\u662f\u4e09",
+    "The same long line stands here twice, as one can see.\nThe same long line stands here twice, as one can see.\nNo.",
 )
 
 
