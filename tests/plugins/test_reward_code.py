@@ -35,9 +35,8 @@ CASES = {
     "exits in a test": ("def f(x): raise SystemExit(0)", 0.0, None),
     "ends": ("import os; os._exit(0)", 0.0, "crashed"),
     "a verdict of its own": ("import os; os.write(3, b'ran 2'); os._exit(0)", 0.0, "crashed"),
-    "a fault": ("import ctypes; ctypes.string_at(0)", 0.0, "crashed"),
     "memory at once": ("x = bytearray(1 << 40)", 0.0, "crashed"),
-    "memory bit by bit": ("x = []\nwhile True: x.append(bytes(range(256)) * 9999)", 0.0, "crashed"),
+    "memory bit by bit": ("x = []\nwhile True: x.append(bytes(range(256)) * 99_999)", 0.0, "crashed"),
     "loops": ("while True: pass", 0.0, "timed_out"),
     "prints for ever": ("while True: print('x' * 1000)", 0.0, "timed_out"),
     "sleeps": ("def f(x):\n    import time; time.sleep(60)", 0.0, "timed_out"),
@@ -71,7 +70,7 @@ def scored():
     os.environ["A_SECRET"] = "x"
     before, began = set(Path("/tmp").glob("llmlab_code_*")), time.perf_counter()
     try:
-        scores = code(timeout=0.6, memory=128, workers=4).score([{"tests": TESTS}] * len(chosen), list(chosen.values()))
+        scores = code(timeout=1.5, memory=128, workers=4).score([{"tests": TESTS}] * len(chosen), list(chosen.values()))
     finally:
         del os.environ["A_SECRET"]
     assert time.perf_counter() - began < 20
