@@ -1,6 +1,6 @@
 """Runs of `llmlab train` one after the other in the same processes, one a rank as torchrun starts them.
 
-An import of Lightning a rank, not a rank and run. Results are read from the run folders.
+One import of Lightning for all, or one a rank, not one a rank and run. Results are read from the run folders.
 """
 
 import gc
@@ -16,12 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def start(script: str, folder: Path, ranks: int, runs: Sequence[list[str]]) -> list[subprocess.Popen]:
-    """A process a rank of `script`, which is told the folder, how many they are and what is to be done."""
+def start(script: str, folder: Path, ranks: int, runs: Sequence, real: bool = False) -> list[subprocess.Popen]:
+    """A process a rank of `script`, which is told the folder, how many they are and what is to be done.
+
+    real: import Lightning in each, as the ranks of a user do, rather than fork them from one process (warm.py).
+    """
+    from tests import warm  # of no use to the script
+
     folder.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
     return [
-        subprocess.Popen(
+        (subprocess.Popen if real else warm.Popen)(
             [sys.executable, script, str(folder), str(ranks), json.dumps(runs)],
             env={**env, "LOCAL_RANK": str(rank)},
             stdout=(folder / f"rank{rank}.log").open("w"),
@@ -36,19 +41,19 @@ def said(folder: Path, ranks: int) -> str:
     return "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(ranks))
 
 
-def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) -> None:
+def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300, real: bool = False) -> None:
     """Each of `runs` is what is typed behind `llmlab train`, or ["back", run, copy]: the run as it was one checkpoint ago.
 
     AssertionError with what was said if one fails.
     """
-    work(__file__, folder, ranks, runs, timeout)
+    work(__file__, folder, ranks, runs, timeout, real)
     done = len(list(folder.glob("done-*-0")))  # gloo sometimes aborts at exit, when all is done
     assert done == len(runs), f"run {done} failed: {runs[done]}\n{said(folder, ranks)}"
 
 
-def work(script: str, folder: Path, ranks: int, runs: Sequence, timeout: float) -> None:
+def work(script: str, folder: Path, ranks: int, runs: Sequence, timeout: float, real: bool = False) -> None:
     """What `start` starts, to its end, or to that of the first rank that fails."""
-    started = start(script, folder, ranks, runs)
+    started = start(script, folder, ranks, runs, real)
     try:
         end = time.monotonic() + timeout
         while any(process.poll() is None for process in started) and time.monotonic() < end:

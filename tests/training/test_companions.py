@@ -314,7 +314,7 @@ def two(often, teacher, tmp_path_factory):
     return root
 
 
-# Two imports of Lightning at once for 18 runs of 12 steps, half of them from their middle.
+# 18 runs of 12 steps on two ranks, half of them from their middle.
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "strategy"), CASES)
 def test_two_ranks_follow_one_and_go_on_from_the_middle(two, kind, strategy):

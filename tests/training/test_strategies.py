@@ -95,7 +95,7 @@ def two(common, alone, tmp_path_factory):
     runs.append([*common, f"hydra.run.dir={root / 'deepseek'}", *DEEPSEEK, *TWO["fsdp"]])
     for strategy, steps in (("fsdp", 4), ("fsdp_tp", 7), ("ddp", -1)):
         runs.append([f"resume={alone / 'chain'}", *TWO[strategy], f"trainer.max_steps={steps}"])
-    ranks.train(root / "logs", *runs)
+    ranks.train(root / "logs", *runs, real=True)
     return root
 
 

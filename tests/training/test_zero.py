@@ -101,7 +101,7 @@ def runs(base, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", str(compiler))
         patch.setenv("TORCH_EXTENSIONS_DIR", str(root / "extensions"))
-        ranks.train(root / "ranks", *two, timeout=580)
+        ranks.train(root / "ranks", *two, timeout=580, real=True)
     return root
 
 

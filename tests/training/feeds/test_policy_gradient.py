@@ -89,7 +89,7 @@ def test_what_is_refused(words, said):
         compose(words)
 
 
-@pytest.mark.slow  # two processes, each of which imports Lightning
+@pytest.mark.slow  # two ranks
 def test_two_ranks_learn_what_one_does(whole, task, column, tmp_path):
     alone, _ = whole
     where = ["strategy=ddp", "trainer.devices=2", "train.micro_batch_size=2", f"hydra.run.dir={tmp_path / 'two'}"]

@@ -10,6 +10,7 @@ import torch
 from small_runs import numbers, run
 
 from llmlab.runs import checkpoint, record
+from tests import warm
 
 STEPS = 6
 SHORT = [f"budget.steps={STEPS}", "train.checkpoint_every=1", "train.keep=9", "train.log_every=1", "alignment=ppo"]
@@ -53,12 +54,12 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch_or_between_two_rollouts(whole
         assert all(torch.equal(t, weights(folder, role)[name]) for name, t in weights(copy, role).items())
 
 
-@pytest.mark.slow  # a process of its own, which imports Lightning
+@pytest.mark.slow  # a process of its own
 def test_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_numbers(whole, task, tmp_path):
     folder, killed = whole[0], tmp_path / "killed"
     words = list({w.partition("=")[0]: w for w in [*task, *SHORT, "train.micro_batch_size=2"]}.values())
     command = [sys.executable, "-m", "llmlab", "train", *words, f"hydra.run.dir={killed}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (found := checkpoint.all_of(killed / "checkpoints") if killed.exists() else []):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.005)
@@ -83,7 +84,7 @@ def test_the_critic_may_be_a_head_on_the_policy(task, tmp_path):
     assert record["status"] == "completed" and "heads.value.out.weight" in weights(tmp_path / "run")
 
 
-@pytest.mark.slow  # two processes, each of which imports Lightning
+@pytest.mark.slow  # two ranks
 def test_two_ranks_learn_what_one_does(whole, task, column, tmp_path):
     alone, _ = whole
     where = ["strategy=ddp", "trainer.devices=2", "train.micro_batch_size=2", f"hydra.run.dir={tmp_path / 'two'}"]

@@ -140,7 +140,7 @@ def test_what_is_refused_before_anything_is_written(task, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow  # two processes, each of which imports Lightning
+@pytest.mark.slow  # two ranks
 def test_two_ranks_learn_what_one_does_and_resume_to_the_same_bytes(whole, task, column, tmp_path):
     alone, _ = whole
     two, again = tmp_path / "two", tmp_path / "again"
