@@ -45,7 +45,7 @@ PLUGIN_API = (
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("api", "testing", "templates", "__main__", "commands"),  # doors: what is typed, and what `import llmlab` offers
-    ("plan", "report", "sweep", "check", "probing", "oracle", "scoring"),  # tools side by side
+    ("plan", "report", "sweep", "check", "probing", "oracle", "scoring", "pipeline"),  # tools side by side
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),

@@ -12,7 +12,9 @@ from llmlab.errors import UserError, near
 from llmlab.record_kinds import KEYS
 
 if TYPE_CHECKING:
-    from llmlab.runs.scores import Measured, Score
+    from pathlib import Path
+
+    from llmlab.runs.scores import Answered, Measured, Score
 
 USAGE = """\
 llmlab eval run=FOLDER reward=NAME [reward.OPTION=VALUE ...] [models.reward=RUN] [data=FILE [data.fields.prompt=KEY ...]]
@@ -57,23 +59,30 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
-    words = [w for w in argv if w.startswith(("reward=", "reward.", "models."))]
+    words = [w for w in argv if of_reward(w)]
     fields = [w.removeprefix("data.fields.").partition("=") for w in argv if w.startswith("data.fields.")]
     if wrong := [name for name, _, key in fields if name not in KEYS or not key]:
         raise UserError(f"data.fields.{wrong[0]}: type data.fields.FIELD=KEY; {near(wrong[0], KEYS)}")
     rest = [w.replace("data.path=", "data=", 1) for w in argv if w not in words and not w.startswith("data.fields.")]
     a = parse(rest, Arguments, "eval")
-    found = evaluate(a, words, {name: key for name, _, key in fields})
+    score, _, file = scored(a, words, {name: key for name, _, key in fields})
     if a.json:
-        print(json_module.dumps(found[0]))
+        print(json_module.dumps(score))
     else:
-        print("\n".join(lines(found[0])))
-        print(f"wrote {found[1]}")
+        print("\n".join(lines(score)))
+        print(f"wrote {file}")
     return 0
 
 
-def evaluate(a: Arguments, words: Sequence[str], fields: dict[str, str] | None = None) -> tuple[Score, str]:
-    """(the score, the file of the answers). UserError, in a line, for what can't be asked."""
+def of_reward(word: str) -> bool:
+    """True of words that say what the reward is."""
+    return word.startswith(("reward=", "reward.", "models."))
+
+
+def scored(
+    a: Arguments, words: Sequence[str], fields: dict[str, str] | None = None
+) -> tuple[Score, list[Answered], Path]:
+    """(the score, the answers, their file). words: of the reward. UserError, in a line, for what can't be asked."""
     if a.hf is not None:
         raise UserError("hf=: rewards are given to the answers of a run; llmlab train init_from=hf=FOLDER begins one")
     if a.run is None:
@@ -103,7 +112,7 @@ def evaluate(a: Arguments, words: Sequence[str], fields: dict[str, str] | None =
     reference, chooser = (None if r is None else str(newest.resolve_run(r)) for r in (a.reference, a.judge))
     with progress("answering") as bar:
         score, answers = run.score(a.run, words, request, reference=reference, chooser=chooser, bar=bar)
-    return score, str(run.keep(a.run, score, answers))
+    return score, answers, run.keep(a.run, score, answers)
 
 
 def lines(score: Score) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmlab import ranks
 from llmlab.config import init_from
 from llmlab.errors import UserError
+from llmlab.pipeline.plan import is_pipeline
 from llmlab.registry import near
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ def main(argv: Sequence[str]) -> int | None:
         key, _, value = override.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
             raise UserError(f"{override}: name a folder, or leave it out")
+    if (file := is_pipeline(overrides, folders)) is not None:
+        from llmlab.commands import pipeline
+
+        return pipeline.main(file, flags, overrides, folders)
     overrides = [init_from.normalise(o) for o in resumed(overrides)]
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)

@@ -22,6 +22,7 @@ from llmlab.config import (
     inherit,
     init_from,
     spelling,
+    stages,
     store,
     typed_choices,
     validate,
@@ -107,6 +108,11 @@ def _whole(
             raise UserError(
                 f"{slot}={name} is a preset in conf/{slot}/; choose another name for the part that you define"
             )
+    if (file := stages.file_of(given, [*map(Path, config_dirs), conf_dir()])) is not None:
+        raise UserError(
+            f"experiment={file.stem} is several runs, of which this is not; llmlab train experiment={file.stem} runs them, "
+            f"and {file} has the words of each"
+        )
     run = functools.partial(hydra_config.run, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
     # Passed as a function: listing the choices reads folders, which only data=... needs.

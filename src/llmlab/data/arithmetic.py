@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from llmlab.data.account import Account, Document, Source
 from llmlab.errors import UserError
@@ -17,6 +17,9 @@ from llmlab.record_kinds import TEXT
 
 TERMS = (2, 3, 4)  # numbers of digits that are added
 MOST = 100
+# Of a pipeline's stages, which take sums from each other: more of them, of which some are in none. The text that a base model
+# reads is wrong as often as texts are, so that there is something left to learn.
+STAGED_TERMS, STAGED_MOST, HELD_OUT, RIGHT = (2, 3, 4, 5), 300, 200, 0.6
 VERSION = 1  # of the records: another number when they change
 
 
@@ -58,14 +61,30 @@ def source(reads: str) -> Source:
     return Source([VERSION, reads], lambda tick: account.counted(read()), account)
 
 
-def sums() -> list[tuple[str, int]]:
+def sums(terms: Sequence[int] = TERMS, most: int = MOST) -> list[tuple[str, int]]:
     """Prompts, "2+3=", and what is right."""
     by_sum: dict[int, list[str]] = {total: [] for total in range(10)}
-    for n in TERMS:
+    for n in terms:
         for digits in itertools.product(range(10), repeat=n):
             if sum(digits) < 10:
                 by_sum[sum(digits)].append("+".join(map(str, digits)) + "=")
     chance = random.Random(0)
-    found = [(prompt, total) for total, all_ in by_sum.items() for prompt in chance.sample(all_, min(MOST, len(all_)))]
+    found = [(prompt, total) for total, all_ in by_sum.items() for prompt in chance.sample(all_, min(most, len(all_)))]
     chance.shuffle(found)
     return found
+
+
+def staged() -> dict[str, list[dict[str, object]]]:
+    """Records of each stage of a pipeline, by the file that has them, "text", of which a share of RIGHT is right, "chat" and
+    "prompts", of which each has its own sums, and for the table "held_out", whose sums are in none of the others."""
+    found, chance = sums(STAGED_TERMS, STAGED_MOST), random.Random(0)
+    held_out, shown = found[:HELD_OUT], found[HELD_OUT:]
+    cut = len(shown) // 3
+    of_text = [(prompt, str(right) if chance.random() < RIGHT else _wrong(right)) for prompt, right in shown]
+    chance.shuffle(of_text)
+    return {
+        "text": [{"text": f"{prompt}{answer}"} for prompt, answer in of_text],
+        "chat": [KINDS["chat"](prompt, right) for prompt, right in shown[:cut]],
+        "prompts": [{"prompt": prompt, "answer": str(right)} for prompt, right in shown[cut:]],
+        "held_out": [{"prompt": prompt, "answer": str(right)} for prompt, right in held_out],
+    }

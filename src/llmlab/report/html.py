@@ -55,38 +55,43 @@ details summary {{ cursor: pointer; }} .many th, .variants th {{ white-space: no
 
 def page(report: Report) -> str:
     """The whole file."""
-    css = CSS.format(light=figures.variables(figures.PALETTE), dark=figures.variables(figures.DARK))
-    body = [f"<h1>{escape(report.title)}</h1>", f'<p class="lead">{escape(table.headline(report))}</p>']
+    body = [f'<p class="lead">{escape(table.headline(report))}</p>']
     body += _notices(table.notices(report))
     for part in report.tables:
         body += [f"<h2>{escape(part.title)}</h2>"] if len(report.tables) > 1 else []
         if said := table.sentences(part):
-            items = (f'<li class="{word.replace(" ", "-")}">{escape(text)}</li>' for word, text in said)
-            body.append(f'<ul class="verdicts">{"".join(items)}</ul>')
+            said_items = (f'<li class="{word.replace(" ", "-")}">{escape(text)}</li>' for word, text in said)
+            body.append(f'<ul class="verdicts">{"".join(said_items)}</ul>')
         body += [*_notices(table.notices(report, part)), _variants(part)]
-    body += [_list(report.notes)] if report.notes else []
+    body += [items(report.notes)] if report.notes else []
     for i, part in enumerate(report.tables):
         body += _figures(part, f"t{i}-" if i else "", part.title if len(report.tables) > 1 else "")
     if grid := table.grid(report):
         head, rows = grid
         body.append(f"<h2>The grid of {escape(head[0])}</h2><p>Means over seeds (how many); * is the chosen one.</p>")
-        body.append(_table(["variant", *head[1:]], rows, numeric=range(1, len(head))))
+        body.append(table_of(["variant", *head[1:]], rows, numeric=range(1, len(head))))
     if answers := table.answers(report):
         body.append("<h2>Answers</h2><p>To held-out prompts, at the last validation of one run of each.</p>")
-        body.append(_table(*answers, numeric=(3, 4)))
+        body.append(table_of(*answers, numeric=(3, 4)))
     if commands := table.commands(report):
         # chr(10), since an f-string has no backslash in its braces before Python 3.12.
         body.append(f"<h2>What was asked</h2><pre>{escape(chr(10).join(commands))}</pre>")
     if method := build.method(report):
-        body.append(f'<h2>How to read it</h2><div class="method">{_list(method)}</div>')
+        body.append(f'<h2>How to read it</h2><div class="method">{items(method)}</div>')
     body.append(_runs(report))
     body += [_keys(report)] if report.keys else []
+    return document(report.title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A page with its title and its style."""
+    css = CSS.format(light=figures.variables(figures.PALETTE), dark=figures.variables(figures.DARK))
     return (
         # The charset comes first: browsers look for it in the first 1,024 bytes only.
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
+        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join([f"<h1>{escape(title)}</h1>", *body])
         + "\n</main>\n</body>\n</html>\n"
     )
 
@@ -147,11 +152,11 @@ def _figures(part: Table, mark: str, title: str) -> list[str]:
     return [f'<h2>{escape(head)}</h2>{legend}<div class="figures">{"".join(shown)}</div>']
 
 
-def _list(lines: Sequence[str]) -> str:
+def items(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
             f'<{tag} class="{"n" if i in numeric else "name" if i == 0 else ""}">{escape(c)}</{tag}>'
@@ -177,7 +182,7 @@ def _runs(report: Report) -> str:
 def _keys(report: Report) -> str:
     names = [r.name for r in report.rows]
     rows = [[key, *(values.get(n) or "" for n in names)] for key, values in report.keys.items()]
-    shown = _table(["key", *names], rows)
+    shown = table_of(["key", *names], rows)
     if table.folded(report):
         shown = f'<details class="many"><summary>{len(rows)} keys</summary>{shown}</details>'
     return f"<h2>The keys that differ</h2>{shown}"

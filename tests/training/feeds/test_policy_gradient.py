@@ -35,7 +35,7 @@ def test_a_run_goes_on_from_the_middle_of_a_rollout_with_its_reference(whole, at
     folder, record = whole
     assert evaluate(str(folder))["loss"] == pytest.approx(record["metrics"]["val_loss"])
     greedy = eval_reward.Arguments(run=str(folder), reference=str(folder), samples=1, temperature=0)
-    score, _ = eval_reward.evaluate(greedy, ["reward=contains"])
+    score, *_ = eval_reward.scored(greedy, ["reward=contains"])
     assert score["reward"]["mean"] == pytest.approx(record["metrics"]["val_reward"]) and "kl" not in score
     copy = at(folder, 3, tmp_path / "copy")
     run(copy, f"resume={copy}")

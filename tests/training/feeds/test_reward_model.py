@@ -78,7 +78,7 @@ def test_a_policy_learns_what_the_reward_model_prefers(judge, judged, column, at
     assert about["sha256"] == checkpoint.weights_sha256(folder.checkpoint_of(judge)) and not about["trains"]
     assert evaluate(str(tmp_path / "run"))["reward"] == pytest.approx(record["metrics"]["val_reward"], abs=1e-5)
     greedy = eval_reward.Arguments(run=str(tmp_path / "run"), samples=1, temperature=0)
-    score, _ = eval_reward.evaluate(greedy, ["reward=model", f"models.reward={judge}"])
+    score, *_ = eval_reward.scored(greedy, ["reward=model", f"models.reward={judge}"])
     assert score["reward"]["mean"] == pytest.approx(record["metrics"]["val_reward"], abs=1e-5)
     assert score["reward"]["low"] < score["reward"]["mean"] < score["reward"]["high"]
     copy = at(tmp_path / "run", 20, tmp_path / "copy")

@@ -1,0 +1,1 @@
+"""Experiments of several runs, each stage a run folder that begins with those before it."""
