@@ -8,6 +8,7 @@ import re
 import statistics
 
 import pytest
+import ranks
 import torch
 from small_runs import numbers, run
 
@@ -178,6 +179,25 @@ def test_data_show_marks_what_is_learnt(words, talks, capsys):
     assert re.findall("-- (.*):", ranked) == ["answer 1", "answer 2"]
     prompts = shown("alignment=reinforce", "reward=exact", "reward.field=completion", "alignment.max_new=4", "rows=2")
     assert len(re.findall(r'== prompt \d: \d+ tokens, {"completion": "\d+"}\n\d\+\d\n', prompts)) == 2
+
+
+def test_ten_conversations_and_one_command_make_a_run_that_goes_on(words, talks, tmp_path, capsys):
+    ten = tmp_path / "ten.jsonl"
+    ten.write_text("".join(talks[0].read_text().splitlines(keepends=True)[:10]))
+    typed = [*(w for w in words if not w.startswith("train.batch_size")), "alignment=sft", f"data.path={ten}"]
+    found = run(tmp_path / "run", *typed)
+    size = found["batch"]["sequences"]
+    (note,) = [n for n in found["notes"] if n.startswith(f"train.batch_size={size} in place of 16")]
+    assert 1 <= size < 16 and f"note: {note}" in capsys.readouterr().out
+    assert cli.run(["data", "show", *typed]) == 0
+    assert f"note: {note}" in capsys.readouterr().out
+    # What it became is in the run's config, so that it goes on with it.
+    ranks.back(tmp_path / "run", tmp_path / "again")
+    assert run(tmp_path / "again", f"resume={tmp_path / 'again'}")["batch"] == found["batch"]
+    assert numbers(tmp_path / "again") == numbers(tmp_path / "run")
+    with pytest.raises(UserError, match=r"train\.batch_size=16 is more than the \d samples"):
+        run(tmp_path / "typed", *typed, "train.batch_size=16")
+    assert not (tmp_path / "typed").exists()
 
 
 def test_words_that_would_make_an_untaught_reference_are_refused(words, talks, tmp_path):

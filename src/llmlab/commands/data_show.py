@@ -87,10 +87,16 @@ def lines(composed: Composed, a: Arguments, *, colour: bool) -> Iterator[str]:
     """The lines that are shown."""
     from llmlab.config import learned
     from llmlab.data import shown
+    from llmlab.training import batch_size
+    from llmlab.training.devices import find_devices
     from llmlab.training.recipe import Recipe
 
     cfg = composed.cfg
     recipe = Recipe.from_config(composed)
+    world = find_devices(cfg).data_parallel
+    composed, notes = batch_size.fitted(composed, recipe.samples, world)
+    cfg = composed.cfg
+    yield from (f"note: {note}" for note in notes)
     where = "held-out samples" if a.part == "validation" else f"samples from step {a.step:,} on"
     yield f"{learned.typed(cfg)}, {where}: {shown.legend(colour=colour)}"
     yield from (_prompts if learned.reads(cfg) == "prompts" else _samples)(cfg, recipe, a, colour)

@@ -16,7 +16,7 @@ from llmlab.model import build, flops
 from llmlab.model.model import Model
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
-from llmlab.training import companion_tokens, companions, preflight, recipe
+from llmlab.training import batch_size, companion_tokens, companions, preflight, recipe
 from llmlab.training import cost as costs
 from llmlab.training.strategies import elementwise, tensor_parallel
 
@@ -129,7 +129,7 @@ def _subject(
     # Where the run will be is not known; one device, or one group of those that share each layer.
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
-    cut = recipe.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    cut = recipe.Cut.of(cfg, parallel)
     learns = recipe.learning(cfg)
     try:
         model = build.assemble(spec)
@@ -151,6 +151,8 @@ def _subject(
                 assumed.append(f"{part.options['n_classes']} classes: how many there are, the data would tell")
     elif "data.seq_len" not in composed.keys:
         assumed.append(f"texts of {length:,} tokens: data.seq_len as it is by default")
+    if cfg.data.source == "files" and batch_size.fits(composed):
+        assumed.append(f"{cfg.train.batch_size} samples or more: a run that has fewer takes as many a step")
     if not counted:
         assumed.append(f"trainer.devices={cfg.trainer.devices}: {count}, as it is not known where the run will be")
     if cfg.placement.compile:

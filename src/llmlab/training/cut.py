@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmlab.errors import UserError
 from llmlab.sizes import divisors
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,10 @@ class Cut:
     micro: int
     world: int
     accumulate: int
+
+    @classmethod
+    def of(cls, cfg: DictConfig, world: int) -> Cut:
+        return cls.make(cfg.train.batch_size, cfg.train.micro_batch_size, world)
 
     @classmethod
     def make(cls, batch_size: int, micro: int | None, world: int) -> Cut:

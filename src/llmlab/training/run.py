@@ -101,18 +101,23 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     from llmlab.runs import vectors
-    from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
+    from llmlab.training import batch_size, companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.feeds import make
     from llmlab.training.intervals import Intervals
     from llmlab.training.meter import peak_memory
 
-    cfg = task.composed.cfg
     began = time.time()
-    devices = trainers.find_devices(cfg)
+    devices = trainers.find_devices(task.composed.cfg)
     trainers.check_parts(task.composed, devices)
-    cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, devices.data_parallel)
+    typed_cut = recipes.Cut.of(task.composed.cfg, devices.data_parallel)  # before any data is prepared
     recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
+    fits: tuple[str, ...] = ()
+    if not task.resumes:
+        composed, fits = batch_size.fitted(task.composed, recipe.samples, devices.data_parallel)
+        task = dataclasses.replace(task, composed=composed)
+    cfg = task.composed.cfg
+    cut = recipes.Cut.of(cfg, devices.data_parallel) if fits else typed_cut
     # Made once to refuse a corpus that is too small before anything is written.
     make.feed(cfg, recipe, cut, 1)
     strategies.check(cfg, devices, recipe.spec)
@@ -133,7 +138,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
     if rows is not None:
         notes = (*notes, run_header.vectors_note(cfg.init_embedding, rows, recipe))
-    task = dataclasses.replace(task, notes=(*heads, *notes))
+    task = dataclasses.replace(task, notes=(*fits, *heads, *notes))
     horizon = _horizon(task, recipe, cut, devices, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
