@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -107,6 +108,24 @@ def test_max_documents_counts_those_that_are_kept(texts):
     read = found.manifest["read"]
     assert (read["files"], read["filters"][0]["seen"], read["filters"][0]["dropped"]) == (1, 10, 1)
     assert read["documents"] == 9 and read["skipped"][-1]["names"] == ["zz.txt"]
+
+
+def test_near_duplicates_are_never_on_both_sides(tmp_path):
+    words = [f"w{i * 37 % 101}x{i % 7}" for i in range(60)]
+    rows = [
+        f"tale{n} " + " ".join([*words[n:], *words[:n], f"end{version}"]) for n in range(40) for version in range(3)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    shared = {}
+    for name, filters in (("without", {}), ("with", chosen(minhash={"words": 3, "bands": 20, "rows": 2}))):
+        found = corpus(tmp_path / "a.jsonl", filters, validation=0.3)
+        sides = [
+            set(re.findall(r"tale\d+", found.tokenizer.decode(s.tokens.tolist())))
+            for s in (found.train, found.validation)
+        ]
+        shared[name] = len(sides[0] & sides[1])
+    assert shared["with"] == 0 and shared["without"] > 10
+    assert found.manifest["read"]["filters"][0]["reasons"].keys() == {"nearly the same as one before"}
 
 
 def test_none_left_names_the_filter_that_dropped_most(texts):

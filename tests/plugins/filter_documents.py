@@ -104,3 +104,31 @@ def documents() -> dict[str, str]:
     add("differs/one line of nine again", [*body[:15], body[0]])
     add("differs/a list", lines(300, a_line=3))
     return made
+
+
+def edited(chance: random.Random, text: str, words: int) -> str:
+    """The text with some words replaced."""
+    made = text.split()
+    for _ in range(words):
+        made[chance.randrange(len(made))] = chance.choice(NOUNS)
+    return " ".join(made)
+
+
+def groups() -> dict[str, list[str]]:
+    """Documents that differ in numbers, in a symbol, or hardly."""
+    chance = random.Random(0)
+    whole = [" ".join(prose(chance, 300)) for _ in range(12)]
+    return {
+        "weather": [
+            f"On day {i} of May it was {i % 7 + 12} degrees at noon, with {3 * i} mm of rain." for i in range(20)
+        ],
+        "sums": [
+            f"What is {a} {sign} {b} then? It makes {a + b if sign == '+' else a - b}, all told."
+            for a in range(10)
+            for b in (2, 5)
+            for sign in "+-"
+        ],
+        "short, twice": ["so it is", "So it is."],
+        "near": whole + [edited(chance, text, 3) for text in whole for _ in range(3)],
+        "half": whole + [" ".join([*text.split()[:150], *prose(chance, 150)]) for text in whole],
+    }

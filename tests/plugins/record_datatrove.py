@@ -12,9 +12,26 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from filter_documents import documents
+from filter_documents import documents, groups
 
 FILE = Path(__file__).with_name("datatrove.json")
+
+
+def left(texts: list[str]) -> int:
+    """How many clusters MinHash makes of texts, of which it keeps a document each."""
+    from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
+
+    signer = MinhashDedupSignature(output_folder="unused")
+    clusters: list[set[tuple[int, ...]]] = []
+    alone = 0
+    for text in texts:
+        shingles = signer.get_shingles(text)
+        if not len(shingles):  # no signature is written
+            alone += 1
+            continue
+        own = {(i, *band) for i, band in enumerate(signer.get_signature(shingles))}
+        clusters = [c for c in clusters if not c & own] + [own.union(*(c for c in clusters if c & own))]
+    return alone + len(clusters)
 
 
 def main() -> None:
@@ -44,6 +61,7 @@ def main() -> None:
         "datatrove": importlib.metadata.version("datatrove"),
         "documents": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         "dropped": found,
+        "left by minhash": {name: left(texts) for name, texts in groups().items()},
     }
     FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

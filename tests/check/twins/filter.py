@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,12 @@ import numpy as np
 
 from llmlab.twins import Given, twin
 from twins import Settings
+
+LACKING = {  # a model of another package, and those that are trained from files of the user's
+    "language": "tests/plugins/test_filter_language.py",
+    "classifier": "tests/plugins/test_filter_classifier.py",
+    "perplexity": "tests/plugins/test_filter_perplexity.py",
+}
 
 REFUSED: Settings = {
     "gopher": [
@@ -20,6 +27,8 @@ REFUSED: Settings = {
         ({}, {"repeated_grams": [0.2] * 5}),
     ],
     "c4": [({}, {"sentences": -1}), ({}, {"line_words": -1}), ({}, {"lines": 1.5}), ({}, {"words": "no such file"})],
+    "minhash": [({}, {key: 0}) for key in ("bands", "rows", "words")],
+    "pii": [({}, {"emails": False, "addresses": False, "phones": False}), ({}, {"most": -1})],
     "fineweb": [*(({}, {key: 1.1}) for key in ("punctuation", "repeated", "short")), ({}, {"short_line": -1})],
     "length": [({}, {"least": 3, "most": 2})],
     "regex": [
@@ -202,5 +211,64 @@ def fineweb(given: Given) -> dict[str, np.ndarray]:
             return "repeated"
         short = [row for row in rows if len(row) <= o["short_line"] - 1]
         return None if len(short) < o["short"] * len(rows) else "short"
+
+    return outputs(given, why)
+
+
+@twin("filter", "minhash", source="Broder 1997; Lee et al. 2022, section 4.2: one band of equal minima")
+def minhash(given: Given) -> dict[str, np.ndarray]:
+    """With the hashes of llmlab's scheme, which are a choice, in whole numbers; documents are compared one by one."""
+    o, size = given.options, 2**64
+
+    def mixed(x: int) -> int:
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % size
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % size
+        return x ^ (x >> 31)
+
+    def hashed(word: str) -> int:
+        bare = re.sub("^[.,;:!?\"'()\\[\\]]+|[.,;:!?\"'()\\[\\]]+$", "", word) or word
+        return int.from_bytes(hashlib.blake2b(bare.encode(), digest_size=8).digest(), "little")
+
+    def minima(text: str) -> list[int]:
+        words = [hashed(word) for word in (text.casefold() if o["ignore_case"] else text).split()]
+        n = min(o["words"], len(words))
+        runs = set()
+        for i in range(len(words) - n + 1):
+            total = n
+            for value in words[i : i + n]:
+                total = (total * 0x9E3779B97F4A7C15 + value) % size
+            runs.add(mixed(total))
+        numbers = [(mixed(2 * i + 1) | 1, mixed(2 * i + 2)) for i in range(o["bands"] * o["rows"])]
+        return [min((run * times + plus) % size for run in runs) for times, plus in numbers]
+
+    found: dict[str, list[int]] = {}
+    kept: dict[int, list[int]] = {}
+
+    def why(texts: Sequence[str], i: int) -> str | None:
+        own = found.setdefault(texts[i], minima(texts[i]))
+        bands = [slice(at, at + o["rows"]) for at in range(0, len(own), o["rows"])]
+        if any(own[band] == other[band] for other in kept.values() for band in bands):
+            return "near"
+        kept[i] = own
+        return None
+
+    return outputs(given, why)
+
+
+@twin("filter", "pii", source="Penedo et al. 2024, section 3.7; RFC 5321, RFC 4291, E.164: by their form, as a list")
+def pii(given: Given) -> dict[str, np.ndarray]:
+    """Of words: those of the observer's texts that are addresses and numbers, and no others."""
+    o = given.options
+    known = {
+        "emails": ("anna.berg+x@mail.uni-ulm.de,", "a@b.co"),
+        "addresses": ("8.8.8.8", "8.8.4.4:53", "2001:4860:4860::8888."),
+        "phones": ("+442079460958", "+49-89-123456.", "(555)123-4567", "555-123-4567,"),
+    }
+
+    def why(texts: Sequence[str], i: int) -> str | None:
+        words = texts[i].split()
+        found = {kind: sum(word in listed for word in words) for kind, listed in known.items() if o[kind]}
+        kinds = [kind for kind, n in found.items() if n]
+        return ", ".join(kinds) if sum(found.values()) > o["most"] else None
 
     return outputs(given, why)
