@@ -41,6 +41,7 @@ golden: .venv/installed-test
 conformance: .venv/installed-test
 	$(BIN)/llmlab check to=docs
 	PYTHONPATH=tests/check $(BIN)/python -m bugs
+	OMP_NUM_THREADS=1 ALL_SETTINGS=1 $(BIN)/python -m pytest -q tests/check/test_cases.py -m slow -k every_setting
 
 # An hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
 evidence: .venv/installed

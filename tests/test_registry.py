@@ -3,11 +3,12 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import textwrap
 
 import pytest
+
+from tests import warm
 
 PART = '''
 import torch
@@ -42,7 +43,7 @@ print(json.dumps([type(norm).__name__, norm.power, compose(["norm={name}"]).cfg.
 def run(code_or_args, folder, **env):
     args = code_or_args if isinstance(code_or_args, list) else ["-c", code_or_args]
     env = {**os.environ, "PYTHONPATH": str(folder), **env}
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env, cwd=folder, timeout=120)
+    return warm.run([sys.executable, *args], capture_output=True, text=True, env=env, cwd=folder, timeout=120)
 
 
 @pytest.mark.slow
@@ -67,7 +68,7 @@ def test_a_package_that_announces_itself(tmp_path):
     assert part["file"].startswith(os.path.join("their_parts", "deep", "norms.py:"))
 
 
-@pytest.mark.slow  # processes that import torch
+@pytest.mark.slow  # processes of their own
 def test_one_file_named_in_the_environment(tmp_path):
     (tmp_path / "mine.py").write_text(PART.format(name="mine"))
     done = run(BUILD.format(name="mine"), tmp_path, LLMLAB_PLUGINS="mine")
@@ -75,7 +76,7 @@ def test_one_file_named_in_the_environment(tmp_path):
     assert json.loads(done.stdout) == ["Scaled", 2.0, 1.0]
 
 
-@pytest.mark.slow  # processes that import torch
+@pytest.mark.slow  # processes of their own
 def test_broken_files_break_no_others(tmp_path):
     """A file that can't be parsed is a warning, and an error where one of its parts is chosen."""
     pack = tmp_path / "pack"

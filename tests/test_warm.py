@@ -12,7 +12,9 @@ import pytest
 from tests import warm
 
 TELLS = """
-import __main__, json, multiprocessing.process, os, random, signal, sys, threading
+import __main__, json, multiprocessing.process, os, signal, sys
+
+def f(x: int): pass
 
 print(json.dumps({
     "argv": [sys.argv, sys.orig_argv, sys.path],
@@ -24,6 +26,7 @@ print(json.dumps({
     "files": sorted(n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
     "streams": [(s.encoding, s.errors, s.write_through, s.isatty()) for s in (sys.stdin, sys.stdout, sys.stderr)],
     "threads": len(os.listdir("/proc/self/task")),
+    "annotations": str(f.__annotations__),
     "customised": "customised" in sys.modules,
     "heard": sys.stdin.read(),
 }))
@@ -34,7 +37,9 @@ ENDS = {
     "3": "import sys; sys.exit(3)",
     "said": "import sys; sys.exit('it ends')",
     "error": "1 / 0",
-    "interrupt": "import os, signal; os.kill(os.getpid(), signal.SIGINT); signal.pause()",
+    # A background job of a shell ignores it, and so do the processes that it starts.
+    "interrupt": "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "os.kill(os.getpid(), signal.SIGINT); signal.pause()",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "atexit": "import atexit, os; atexit.register(print, 'last'); print('first')",
     "thread": "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",

@@ -304,11 +304,11 @@ def _program(args: list[str]) -> int:
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif how == "-c":
         sys.modules["__main__"] = main = types.ModuleType("__main__")
-        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
+        exec(compile(rest[0], "<string>", "exec", dont_inherit=True), main.__dict__)
     else:
         sys.modules["__main__"] = main = types.ModuleType("__main__")
         main.__dict__.update(__file__=how, __spec__=None)
-        exec(compile(Path(how).read_bytes(), how, "exec"), main.__dict__)
+        exec(compile(Path(how).read_bytes(), how, "exec", dont_inherit=True), main.__dict__)
     return 0
 
 

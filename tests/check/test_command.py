@@ -15,6 +15,7 @@ from llmlab.check import report, runner, terminal
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, CheckFailed
 from llmlab.commands.cli import run as llmlab
+from tests import warm
 
 
 @pytest.mark.slow
@@ -157,9 +158,8 @@ def test_a_part_of_the_users_own_takes_part(back, code, tmp_path):
 
 def command(folder, *typed, **how):
     env = {**os.environ, "PYTHONPATH": str(folder), "LLMLAB_PLUGINS": "mine"}
-    return subprocess.run(
-        [sys.executable, "-m", "llmlab", "check", *typed], cwd=folder, env=env, capture_output=True, text=True, **how
-    )
+    words = [sys.executable, "-m", "llmlab", "check", *typed]
+    return warm.run(words, inherited=True, cwd=folder, env=env, capture_output=True, text=True, **how)
 
 
 # as the `llmlab` script does: of a module that is run (-m) Python says SIGINT instead of 130 where it was interrupted
@@ -211,7 +211,8 @@ case_checks.check_cases(asked, ["causality"], 2, print)
 def test_processes_end_with_one_that_is_killed(tmp_path):
     (tmp_path / "mine.py").write_text(PART.partition("        return")[0] + SLEEPS)
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "LLMLAB_PLUGINS": "mine"}
-    child = subprocess.Popen([sys.executable, "-c", TWO], cwd=tmp_path, env=env, start_new_session=True)
+    how = {"cwd": tmp_path, "env": env, "start_new_session": True, "inherited": True}
+    child = warm.Popen([sys.executable, "-c", TWO], **how)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("*.begun"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from llmlab.commands import new
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
 from llmlab.twins import twin_of
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * new.LONGEST
@@ -31,9 +31,7 @@ def here(tmp_path, monkeypatch):
 
 def run(*words, folder, **env):
     env = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300
-    )
+    done = warm.run([sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -195,7 +193,7 @@ def test_the_tests_that_come_with_every_slot_pass(here, capsys):
     assert "failed" not in out and "skipped" not in out
 
 
-@pytest.mark.slow  # four runs of two steps in one process: 10 s
+@pytest.mark.slow  # six runs of two steps in one process
 def test_every_slot_trains_with_a_new_part(here, capsys):
     for slot in SLOTS:
         new.main([slot, f"own_{slot}"])
@@ -226,7 +224,7 @@ def test_every_slot_trains_with_a_new_part(here, capsys):
         [*(o for o in small if "text.txt" not in o), *ranks],
     ]
     known = ",".join(f"own_{slot}" for slot in SLOTS)
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-c", TRAIN.format(argvs=argvs)],
         cwd=here,
         env={**os.environ, "OMP_NUM_THREADS": "1", "LLMLAB_PLUGINS": known, "LLMLAB_CACHE": str(here / "cache")},

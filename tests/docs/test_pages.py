@@ -65,8 +65,15 @@ def steps(page: Path) -> list[list[str]]:
         elif language == "python":
             found.append(["python", text])
         elif language == "console":
-            found += [["run", *words_of(line)] for line in text.splitlines() if line.strip()]
+            typed = [["run", *words_of(line)] for line in text.splitlines() if line.strip()]
+            found += [step for step in typed if page.stem == "README" or not done_there(step)]
     return found
+
+
+def done_there(step: list[str]) -> bool:
+    """True for commands of many seconds that the README has, too, and that no later one needs: oracles, runs on two ranks."""
+    long = "oracle" in step or any(word.startswith("strategy=") for word in step)
+    return long and step in steps(PAGES[0])
 
 
 class Shell:

@@ -15,6 +15,7 @@ from llmlab.config.devices import ZERO
 from llmlab.plan import accelerators
 from llmlab.plan.terminal import size
 from llmlab.training import preflight
+from tests import warm
 
 TINY = ["model.dim=32", "model.n_layers=2", "model.n_heads=4", "data.seq_len=32", "train.batch_size=8"]
 
@@ -209,10 +210,8 @@ def test_a_part_of_ones_own(tmp_path):
     (tmp_path / "tall.py").write_text(PART)
     env = {**os.environ, "LLMLAB_PLUGINS": "tall", "LLMLAB_CACHE": str(tmp_path / "cache")}
 
-    def llmlab(*words):
-        done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
-        )
+    def llmlab(*words, run=warm.run):
+        done = run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -228,7 +227,7 @@ def test_a_part_of_ones_own(tmp_path):
     light = (
         "import sys; from llmlab.commands.cli import run; run(['plan', 'model=llama9']); print('torch' in sys.modules)"
     )
-    assert llmlab("-c", light).split() == ["False"]
+    assert llmlab("-c", light, run=subprocess.run).split() == ["False"]
 
 
 def bare(folder, **config):

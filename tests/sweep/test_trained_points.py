@@ -50,7 +50,7 @@ def finish(process):
     return process.returncode, out, err
 
 
-@pytest.mark.slow  # four processes that import Lightning, 20 s
+@pytest.mark.slow  # a sweep of two points, each of two ranks
 def test_points_of_two_ranks(start, tmp_path, monkeypatch):
     """Each point starts its own ranks; one whose second rank fails is one row that says why."""
     (tmp_path / "sitecustomize.py").write_text(RANK_FAILS)
@@ -63,7 +63,7 @@ def test_points_of_two_ranks(start, tmp_path, monkeypatch):
     assert (bad["status"], bad["reason"]) == ("failed", "this rank fails")
 
 
-@pytest.mark.slow  # four runs that import Lightning, 25 s
+@pytest.mark.slow  # four runs
 def test_a_sweep_that_is_killed_and_started_again_ends_with_the_same_report(start, tmp_path):
     long = ["seed=1,2", "budget.steps=300", "train.checkpoint_every=20", "train.log_every=20"]
     process = start(*long, "sweep=cut")
@@ -102,7 +102,7 @@ def verdict(folder):
     return json.dumps(without(json.loads((folder / "report.json").read_text()))).replace(folder.name, "SWEEP")
 
 
-@pytest.mark.slow  # two runs that import Lightning
+@pytest.mark.slow  # two runs
 def test_submitits_local_executor(start, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     code, out, err = finish(start("seed=1,2", "sweep=s", "hydra/launcher=submitit_local", "budget.steps=2"))
