@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from llmlab.commands import cli, pipeline
+from llmlab.config import stages
 from llmlab.errors import UserError
 from llmlab.pipeline import plan as plans
 from llmlab.pipeline import ranking, states
@@ -43,7 +44,7 @@ def done(corpus, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "process", here)
-        assert cli.run(command) == 1
+        assert cli.run(command) == 130
         first, calls = calls, []
         patch.setattr(pipeline, "process", lambda words: calls.append(words) or cli.run(["train", *words]))
         assert cli.run(command) == 0
@@ -74,7 +75,7 @@ def test_the_stages_are_runs_that_are_kept_and_gone_on_with(done, capsys):
 
 
 def test_words_are_of_a_stage_and_stages_of_what_they_begin_with(tmp_path, capsys):
-    file = plans.is_pipeline(["experiment=rlhf"], [])
+    file = stages.file_of(["experiment=rlhf"])
     plan = plans.plan(file, ["seed=3", "sft.optimizer.lr=1e-4", "table.samples=2", f"hydra.run.dir={tmp_path}"])
     assert list(plan.stages) == list(STAGES)
     sft, ppo = plan.stages["sft"], plan.stages["ppo"]
@@ -83,7 +84,7 @@ def test_words_are_of_a_stage_and_stages_of_what_they_begin_with(tmp_path, capsy
     assert "samples=2" in plan.table["words"] and plan.stages["ranked"].answers_of == "sft"
     other = plans.plan(file, ["seed=3", "sft.optimizer.lr=1e-4", "dpo.seed=4"])
     assert [n for n in STAGES if other.digests[n] != plan.digests[n]] == ["dpo"]  # wherever the folder is
-    assert plans.is_pipeline(["experiment=ppo"], []) is None
+    assert stages.file_of(["experiment=ppo"]) is None
     for words, said in (
         (["experiment=rlhf", "size=nano"], "size=nano: say of which stage, base.size=nano; the stages are base, sft"),
         (["-m", "experiment=rlhf"], "experiment=rlhf is several runs, of which -m is not"),

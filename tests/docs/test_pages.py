@@ -44,6 +44,8 @@ def words_of(command: str) -> list[str]:
     if "check" in words:
         # Of the part alone: models that combine it with all others take 14 s, and are those of tests/check/test_command.py.
         words.append("checks=definition,tokens,passes")
+    if "experiment=rlhf" in words:
+        return [*words, "--help"]  # seven runs, which tests/commands/test_pipeline.py has
     if "train" in words or "train.py" in words:
         if not any(w.startswith("resume=") or w in ("--cfg", "--help") for w in words):
             typed = {w.partition("=")[0] for w in words}

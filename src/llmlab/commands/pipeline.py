@@ -24,7 +24,7 @@ from llmlab.runs import lock, record
 
 if TYPE_CHECKING:
     from llmlab.commands.eval_reward import Arguments
-    from llmlab.report.scores import Row, Table
+    from llmlab.report.scores import Asked, Row, Table
     from llmlab.runs.scores import Answered, Score
 
 TABLE = "table.json"
@@ -40,6 +40,8 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.lock(plan.folder)
     try:
+        # Before anything else, as by it the folder is known to be of this experiment.
+        states.write(plan, note)
         if plan.data is not None:
             _make_data(plan)
         for number, stage in enumerate(plan.stages.values(), start=1):
@@ -77,10 +79,11 @@ def _train(plan: Plan, stage: Stage, how: str, config_dirs: Sequence[str]) -> No
     folder = quoted(str(stage.folder))
     words = [f"resume={folder}"] if how == "resume" else [*stage.words, f"hydra.run.dir={folder}"]
     code = process([*(f"--config-dir={d}" for d in config_dirs), *words])
-    if code == 130:
+    status = states.status(stage)
+    if code == 130 or status == "interrupted":
         print(f"stage {stage.name} was interrupted; the same command goes on from there", file=sys.stderr)
         raise KeyboardInterrupt
-    if (status := states.status(stage)) != "completed":
+    if status != "completed":
         raise UserError(
             f"stage {stage.name} ended ({status or f'exit code {code}'}); once it is mended the same command goes on from there"
         )
@@ -133,19 +136,22 @@ def _close(plan: Plan) -> int:
     from llmlab.json_files import read_json
     from llmlab.report import scores as page
 
-    about = {"words": plan.table["words"], "digests": dict(plan.digests)}
-    kept = plan.folder / "table.asked.json"
-    if (plan.folder / TABLE).is_file() and kept.is_file() and read_json(kept) == about:
-        table: Table = read_json(plan.folder / TABLE, page.Table)
-        files = [plan.folder / name for name in page.FILES]
+    kept: Table | None = None
+    if (plan.folder / TABLE).is_file():
+        kept = read_json(plan.folder / TABLE, page.Table)
+    if kept is not None and kept["asked"] == _asked(plan):
+        table, files = kept, [plan.folder / name for name in page.FILES]
     else:
         table, shown = _table(plan)
         files = page.write(plan.folder, table, shown)
-        write_atomic(kept, json.dumps(about, indent=1) + "\n")
     print()
     print("\n".join([*page.text(table), ""]))
     print("\n".join(f"wrote {record.relative_path(f)}" for f in files))
     return 0
+
+
+def _asked(plan: Plan) -> Asked:
+    return {"words": plan.table["words"], "digests": dict(plan.digests)}
 
 
 def _table(plan: Plan) -> tuple[Table, list[tuple[str, list[Answered]]]]:
@@ -190,4 +196,5 @@ def _table(plan: Plan) -> tuple[Table, list[tuple[str, list[Answered]]]]:
         for s in plan.stages.values()
         if s.trains
     ]
-    return {"title": f"experiment={plan.name}", "commands": commands, "notes": notes, "rows": rows}, shown
+    title = f"experiment={plan.name}"
+    return {"title": title, "asked": _asked(plan), "commands": commands, "notes": notes, "rows": rows}, shown

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmlab import ranks
-from llmlab.config import init_from
+from llmlab.config import init_from, stages
 from llmlab.errors import UserError
-from llmlab.pipeline.plan import is_pipeline
 from llmlab.registry import near
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> int | None:
         key, _, value = override.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
             raise UserError(f"{override}: name a folder, or leave it out")
-    if (file := is_pipeline(overrides, folders)) is not None:
+    if (file := stages.file_of(overrides, folders)) is not None:
         from llmlab.commands import pipeline
 
         return pipeline.main(file, flags, overrides, folders)

@@ -108,7 +108,7 @@ def _whole(
             raise UserError(
                 f"{slot}={name} is a preset in conf/{slot}/; choose another name for the part that you define"
             )
-    if (file := stages.file_of(given, [*map(Path, config_dirs), conf_dir()])) is not None:
+    if (file := stages.file_of(given, config_dirs)) is not None:
         raise UserError(
             f"experiment={file.stem} is several runs, of which this is not; llmlab train experiment={file.stem} runs them, "
             f"and {file} has the words of each"

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmlab.config.model_files import conf_dir
+
 GROUP = "experiment"
 
 
-def file_of(overrides: Sequence[str], folders: Sequence[Path]) -> Path | None:
-    """The file of the experiment that is typed, if it has stages. folders: with the groups of configs."""
+def file_of(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Path | None:
+    """The file of the experiment that is typed, if it has stages."""
     named = [o.partition("=")[2] for o in overrides if o.startswith(f"{GROUP}=")]
-    path = next(
-        (p for p in (folder / GROUP / f"{n}.yaml" for n in named[-1:] for folder in folders) if p.is_file()), None
-    )
-    return path if path is not None and has_stages(path) else None
+    for folder in [*map(Path, config_dirs), conf_dir()] if named else ():
+        if (path := folder / GROUP / f"{named[-1]}.yaml").is_file():
+            return path if has_stages(path) else None
+    return None
 
 
 def has_stages(path: Path) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from llmlab.config import stages
 from llmlab.config.spelling import quoted, value
 from llmlab.errors import UserError, near
 from llmlab.json_files import check_shape
@@ -171,10 +170,3 @@ def _digests(made: Mapping[str, Stage], data: str | None) -> dict[str, str]:
         whole = json.dumps([data, words, stage.answers_of, [found[n] for n in stage.begins_with]])
         found[name] = hashlib.sha256(whole.encode()).hexdigest()[:16]
     return found
-
-
-def is_pipeline(overrides: Sequence[str], folders: Sequence[str]) -> Path | None:
-    """The file of the experiment with stages that is typed, where one is."""
-    from llmlab.config.model_files import conf_dir
-
-    return stages.file_of(overrides, [*map(Path, folders), conf_dir()])

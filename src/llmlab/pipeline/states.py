@@ -47,6 +47,10 @@ def read(plan: Plan) -> Note:
 
 def begin(plan: Plan, stage: Stage, note: Note) -> None:
     note["stages"][stage.name] = plan.digests[stage.name]
+    write(plan, note)
+
+
+def write(plan: Plan, note: Note) -> None:
     write_atomic(plan.folder / NAME, json.dumps(note, indent=1) + "\n")
 
 

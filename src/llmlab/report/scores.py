@@ -30,8 +30,16 @@ class Row(TypedDict):
     answers: int
 
 
+class Asked(TypedDict):
+    """words: of `llmlab eval`; digests: of the stages, by which a table is known to be of these runs."""
+
+    words: list[str]
+    digests: dict[str, str]
+
+
 class Table(TypedDict):
     title: str
+    asked: Asked
     commands: list[str]
     notes: list[str]
     rows: list[Row]
