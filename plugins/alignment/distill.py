@@ -15,6 +15,8 @@ from llmlab.policy import IGNORED, entropies, log_probabilities, prepared
 from llmlab.registry import register
 from llmlab.slots import Answers, LanguageModel, Loss, Pass, Rollout, Vocabulary, auxiliary
 
+SHOWN = ("agreement", "entropy", "answer_length")
+
 
 @register("alignment", "distill")
 class OnPolicyDistillation:
@@ -97,7 +99,8 @@ class OnPolicyDistillation:
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], *, teacher: LanguageModel | None = None) -> Loss:
         if "ids" not in batch:  # a rank for which a validation has no prompt left
             nothing = batch["reward"].sum()
-            return Loss({"divergence": (nothing, nothing.long())})
+            # Under the names of the other ranks, which add all of them up in one collective.
+            return Loss({"divergence": (nothing, nothing.long())}, {}, dict.fromkeys(SHOWN, (nothing, nothing)))
         assert teacher is not None  # of a run, whose objective declares it
         found = log_probabilities(model, batch, temperature=self.rollout.temperature, vocabulary=self.size)
         where = batch["labels"] != IGNORED
@@ -107,9 +110,7 @@ class OnPolicyDistillation:
         student, theirs = (x.heads["tokens"][:, : self.size].float() for x in (found.output, taught))
         total = summed_divergence(theirs / self.softening, student / self.softening, self.divergence)
         tokens, answers = batch["answer_length"].sum(), torch.tensor(len(where), device=where.device)
-        logs = {
-            "agreement": ((student.detach().argmax(-1) == theirs.argmax(-1)).sum(), tokens),
-            "entropy": (entropies(found.log_p).sum(), tokens),
-            "answer_length": (tokens.float(), answers),
-        }
+        alike = (student.detach().argmax(-1) == theirs.argmax(-1)).sum()
+        shown = (alike, tokens), (entropies(found.log_p).sum(), tokens), (tokens.float(), answers)
+        logs = dict(zip(SHOWN, shown, strict=True))
         return Loss({"divergence": (total, tokens)}, {}, logs, {"model": auxiliary(found.output)})

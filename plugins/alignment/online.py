@@ -51,6 +51,7 @@ class OnlinePreferences:
     measures = {"preference": "loss", "reward": "reward", "accuracy": "accuracy", "margin": "margin"}
     collate = "pad"
     together = True
+    shows_kl = True
     models: ClassVar[dict[str, Any]] = {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
         {"samples": 3, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},

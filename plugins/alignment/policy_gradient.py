@@ -114,9 +114,18 @@ class PolicyGradient:
     collate = "pad"
     when = {
         "clip=cispo": {"estimates": True},
-        "kl=shown": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
-        "kl=loss": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
-        "kl=reward": {"models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}},
+        "kl=shown": {
+            "models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}},
+            "shows_kl": True,
+        },
+        "kl=loss": {
+            "models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}},
+            "shows_kl": True,
+        },
+        "kl=reward": {
+            "models": {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}},
+            "shows_kl": True,
+        },
     }
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
         {"samples": 2, "max_new": 3, "temperature": 0.5, "batches": 3, "epochs": 2},

@@ -61,6 +61,7 @@ class ProximalPolicyOptimization:
     special = ("eos",)
     topologies = ("decoder",)
     measures = {"policy": "loss", "value": "loss", "reward": "reward"}
+    shows_kl = True
     collate = "pad"
     models: ClassVar[dict[str, Any]] = {"reference": {"heads": {"tokens": "lm"}, "trains": False, "copies": True}}
     when = {

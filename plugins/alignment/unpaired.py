@@ -36,6 +36,7 @@ class KahnemanTversky:
     special = ("eos",)
     topologies = ("decoder",)
     measures = {"value": "loss", "kl": "loss"}
+    shows_kl = True
     collate = "pad"
     other = True
     joint = True

@@ -61,6 +61,9 @@ OBJECTIVE: Mapping[str, Attribute] = {
         "what its terms and logs are: nll is a likelihood, bits one of all of the text; others are just numbers",
         ("nll", "bits", "accuracy", "reward", "margin", "loss"),
     ),
+    "shows_kl": Attribute(
+        bool, False, "its logs have `kl`, a divergence from the reference, which train.stop_kl bounds"
+    ),
     "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
     "other": Attribute(bool, False, "a sample comes with another one that is drawn for it, under the key `other`"),
     "classes": Attribute(int, 0, "so many classes the labels of its records must have; 0: any number"),

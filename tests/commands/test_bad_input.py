@@ -92,6 +92,7 @@ TABLE = [
         "train.micro_batch_size=5",
         r"train\.micro_batch_size=5 does not divide train\.batch_size=16; choose one of 1, 2, .*",
     ),
+    ("train.stop_kl=2", r"train\.stop_kl=2: objective=clm shows no kl; leave it out"),
     ("trainer.max_steps=0", r"trainer\.max_steps must be at least 1.*, but is 0"),
     ("trainer.precision=16", r"trainer\.precision is set by precision=32-true, precision=bf16-mixed \.\.\."),
     ("trainer.accumulate_grad_batches=2", r"trainer\.accumulate_grad_batches is set by train\.micro_batch_size.*"),

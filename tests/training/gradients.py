@@ -17,7 +17,7 @@ class Spy(Callback):
 
 def _whole(parameter):
     """The gradient of all ranks, however it is sharded."""
-    if hasattr(parameter, "ds_id"):  # ZeRO 3's
+    if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):  # ZeRO 3's, or 1's and 2's
         from deepspeed.utils import safe_get_full_grad
 
         return safe_get_full_grad(parameter)

@@ -35,6 +35,9 @@ WORDS: dict[str, tuple[str, ...]] = {
     "reinforce": ("reward=contains", "objective.max_new=4"),
     "multiple_choice": ("init.std=0.3",),  # with small weights the scores of choices hardly differ
     "gap_sentences": ("data.seq_len=32",),
+    "alignment=reward": ("init.std=0.3",),  # with small weights the scores of answers hardly differ
+    "alignment=rejection": ("reward=contains", "alignment.max_new=4", "alignment.ended=false"),
+    "alignment=distill": ("models.teacher=[model.n_layers=2]", "alignment.max_new=4"),
 }
 # Other losses and samples than the default's, by what is typed for them.
 MORE = {
@@ -48,13 +51,18 @@ MORE = {
     "rtd": (("objective.on=masked",),),
     "plm": (("objective.memory=8",),),
     "classify": (("model=gpt1", "objective.lm_weight=0.5", "heads.classes.pool=last"),),
+    "alignment=reward": (
+        ("model.dim=8", "heads.scalar.mixed=true"),
+    ),  # where a mix is more than 1 % of what is computed
 }
+# Methods of the other slot: one of the two that read records, and those whose rollouts no other test has on two ranks.
+METHODS = ("alignment=reward", "alignment=rejection", "alignment=distill")
 USERS = "masked_pairs"  # of user_objectives.py: two terms, each with a number of targets of its own
 
 
 def cases() -> dict[str, list[str]]:
     """{objective, or objective and what is typed for it: the words of its run, but for its data}."""
-    names = [USERS, *sorted(e.name for e in registry.index().values() if e.slot == "objective")]
+    names = [USERS, *sorted(e.name for e in registry.index().values() if e.slot == "objective"), *METHODS]
     return {
         " ".join([name, *more]): _words(name, more)
         for name in dict.fromkeys(names)
@@ -67,7 +75,7 @@ def _words(name: str, more: tuple[str, ...]) -> list[str]:
     own = [f"model={family}" for family in families() if f"override /objective: {name}\n" in _file(family)]
     usual = MODELS[kinds[0] if kinds else "decoder"]
     model = (*usual, *own) if len(own) == 1 else usual
-    typed = (*SMALL, *model, f"objective={name}", *WORDS.get(name, ()), *more)
+    typed = (*SMALL, *model, name if "=" in name else f"objective={name}", *WORDS.get(name, ()), *more)
     return list({w.partition("=")[0]: w for w in typed}.values())
 
 
@@ -88,7 +96,14 @@ def data(case: str, texts: Path) -> str:
 
 
 def _declared(name: str, attribute: str):
-    return registry.index()["objective", name].attribute(attribute)
+    slot, _, alone = name.rpartition("=")
+    return registry.index()[slot or "objective", alone].attribute(attribute)
+
+
+def acts(case: str) -> bool:
+    """True where the model writes what it learns from."""
+    name = case.split()[0]
+    return name != USERS and _declared(name, "reads") == "prompts"
 
 
 def write(folder: Path) -> Path:
@@ -118,7 +133,7 @@ def write(folder: Path) -> Path:
         "pairs": lambda i: {"source": text(), "target": text(1, 2)},
         "prompts": lambda i: {"prompt": text(), "answer": "a"},
         "chat": lambda i: {"messages": [{"role": r, "content": text()} for r in ("user", "assistant")]},
-        "preferences": lambda i: {"prompt": text(1, 1), "answers": [text(), text()]},
+        "preferences": lambda i: {"prompt": text(1, 1), "answers": [(best := text()), best[::-1], text()][:2]},
     }
     for kind, row in rows.items():
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(60)))

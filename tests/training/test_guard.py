@@ -4,9 +4,12 @@ import math
 
 import pytest
 
+from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.training import guard
 from llmlab.training.step_metrics import Summary
+
+KL = ("none", "shown", "loss", "reward")
 
 
 @pytest.mark.parametrize(("losses", "norms", "step"), [([1, math.nan], [1, 1], 20), ([1, 1], [math.inf, 1], 19)])
@@ -31,6 +34,16 @@ def test_bounds_of_ones_own_are_named_with_what_passed_them():
         UserError, match="train.stop_kl=1: there is no kl in this run, which shows loss, reward; leave it out"
     ):
         guard.within(Summary([1.0], [1.0], {"reward": 0.0}), 4, {"kl": 1.0})
+
+
+def test_what_shows_a_kl_is_known_before_a_run():
+    names = [e.name for e in registry.index().values() if e.slot == "alignment"]
+    always = {n for n in names if registry.declared("alignment", n, {}).attribute("shows_kl")}
+    by_option = {n for n in names if "kl" in registry.index()["alignment", n].options} - {"kto"}
+    assert always - by_option == {"kto", "online_dpo", "ppo"} and "grpo" in by_option
+    for name in by_option:
+        shows = {k: registry.declared("alignment", name, {"kl": k}).attribute("shows_kl") for k in KL}
+        assert shows == {k: k != "none" for k in KL}
 
 
 def test_an_explosion_is_a_mean_three_times_the_first_loss():

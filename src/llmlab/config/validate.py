@@ -55,6 +55,7 @@ def problems_and_spec(
         *heads.problems(composed, companion, strict and not cfg.resume),
         *_batch(cfg),
         *_budget(cfg),
+        *(_stops(cfg) if companion is None else ()),
         *_run(cfg),
         *loggers.problems(composed),
     ]
@@ -121,6 +122,12 @@ def _batch(cfg: DictConfig) -> list[str]:
     if cfg.train.learns is not None and not cfg.train.learns:  # which words fit, the built model tells
         return ["train.learns=[]: nothing would learn; name what does, as train.learns=[heads], or leave it out"]
     return []
+
+
+def _stops(cfg: DictConfig) -> list[str]:
+    if cfg.train.stop_kl is None or learned.entry(cfg).attribute("shows_kl"):
+        return []
+    return [f"train.stop_kl={cfg.train.stop_kl:g}: {learned.typed(cfg)} shows no kl; leave it out"]
 
 
 def _budget(cfg: DictConfig) -> list[str]:

@@ -243,8 +243,14 @@ def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -
     each = linear_flops(head) + table
     rows = length if _by_rows(head) else 1
 
+    # A head of all layers reads what the first one does too, as in Model._heads.
+    states = (len(model.spec.stacks[-1].execute) + 1,) if attributes.get(head, "head", "every_layer") else ()
+
     def run(head: nn.Module) -> None:
-        head(torch.empty(1, length, model.sizes.dim), Context(length, ids=torch.zeros(1, length, dtype=torch.long)))
+        head(
+            torch.empty(*states, 1, length, model.sizes.dim),
+            Context(length, ids=torch.zeros(1, length, dtype=torch.long)),
+        )
 
     beyond = meter.extra_flops(head, model.spec.heads[role], rows * each, run, tokens=length)
     return length * share * each + length * share / rows * beyond
