@@ -115,9 +115,22 @@ def test_what_teaches_nothing_is_left_out_and_counted(tmp_path):
         "conversations without an answer": (1, ["a.jsonl:2"]),
         "records with an empty answer": (1, ["a.jsonl:3"]),
     }
-    held = RecordSamples(corpus.validation, "chat", found.framing, 100)
-    assert (len(found), found.lost, len(held), held.lost) == (1, 0, 0, 1)
+    assert (len(found), found.lost) == (1, 0)
+    with pytest.raises(UserError, match=r"data.seq_len=100 cuts away the answers of all 1 conversations of a part"):
+        len(RecordSamples(corpus.validation, "chat", found.framing, 100))
     assert np.concatenate(found[0]["messages"])[-1] == corpus.tokenizer.special["eos"]
+
+
+def test_a_file_of_which_all_is_left_out_is_said_why(tmp_path):
+    without, empty = (
+        r"2 conversations without an answer \(a.jsonl:1, a.jsonl:2\)",
+        r"1 records with an empty answer \(a.jsonl:3\)",
+    )
+    said = f"skipped 3: {without}, {empty}"
+    with pytest.raises(UserError, match=said):
+        opened(
+            tmp_path / "a.jsonl", [{"messages": ASKED[:1]}, {"messages": ASKED[:1]}, {"prompt": "x", "completion": " "}]
+        )
 
 
 @pytest.mark.parametrize(

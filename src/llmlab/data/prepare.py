@@ -282,10 +282,11 @@ def _read(
     where = f"data.path={data.path}" if data.path else f"data={data.source}"
     if not documents and source.account.documents:
         raise UserError(filters.nothing_left(where, "document" if kind is None else "record"))
+    read = source.account.fields()
     if not documents:
         what = "text in it, only white space" if kind is None else "record in it that has any text"
-        raise UserError(f"{where}: there is no {what}")
-    read = source.account.fields()
+        skipped = f"; skipped {account.reasons(read['skipped'])}" if kind is not None and read["skipped"] else ""
+        raise UserError(f"{where}: there is no {what}{skipped}")
     if chosen:
         kept = {"documents": len(documents), "bytes": sum(len(d.text.encode("utf-8")) for d in documents)}
         read = {**read, **kept, "filters": filters.accounts}  # type: ignore[typeddict-item]
