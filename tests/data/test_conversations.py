@@ -70,6 +70,9 @@ def test_a_template_by_which_no_answer_can_be_told_is_refused():
     with pytest.raises(UserError, match=r"writes what is before message 5 otherwise once that is there \('hm"):
         list(turns(Template(FORGETS, TOKENS), thinks))
     assert len(list(turns(Template(FORGETS, TOKENS), thinks[:3]))) == 2
+    asks = "{% for m in messages if m['role'] != 'assistant' %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match="its chat template writes nothing of message 3, an answer; choose another"):
+        list(turns(Template(asks, TOKENS), TALK))
 
 
 ASKED = [{"role": "user", "content": "one and two"}, {"role": "assistant", "content": "three"}]
@@ -153,3 +156,8 @@ def test_a_template_that_is_none_is_named(tmp_path):
         UserError, match=r"^tokenizer\.template=chatlm: there is no such file, and no such template; did you"
     ):
         opened(tmp_path / "a.jsonl", [{"messages": ASKED}], template="chatlm")
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}\n{{ m['content'] }")
+    with pytest.raises(
+        UserError, match=r"^tokenizer.template=.*own.jinja: its chat template can't be read: line 2: unexp"
+    ):
+        opened(tmp_path / "a.jsonl", [{"messages": ASKED}], template=str(tmp_path / "own.jinja"))
