@@ -71,7 +71,8 @@ class Function:
             raise UserError(
                 f"{self.path}: {self.name} took more than {self.timeout:g} s {of}; reward.timeout=SECONDS gives it more"
             ) from None
-        except Exception as e:
+        # A function that calls sys.exit() is as wrong as one that raises; Ctrl-C is no fault of its.
+        except (Exception, SystemExit) as e:
             raise UserError(f"{self._where(e)}: {self.name} raised {type(e).__name__}: {_line(e)}, {of}") from e
         try:
             worth = float(value)
@@ -81,14 +82,14 @@ class Function:
             raise UserError(f"{self.path}: {self.name} must give a finite number, but gave {value!r} {of}")
         return worth
 
-    def _where(self, e: Exception) -> str:
+    def _where(self, e: Exception | SystemExit) -> str:
         """The file, and the last of its lines that the error went through."""
         file = str(Path(self.path).absolute())
         lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
         return f"{self.path}:{lines[-1]}" if lines else str(self.path)
 
 
-def _line(e: Exception) -> str:
+def _line(e: Exception | SystemExit) -> str:
     return (str(e).splitlines() or [""])[0]
 
 
@@ -111,7 +112,7 @@ def _loaded(path: Path) -> ModuleType:
         exec(compile(path.read_bytes(), module.__file__, "exec"), vars(module))
     except SyntaxError as e:
         raise UserError(f"{path}:{e.lineno}: {e.msg}") from e
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == module.__file__]
         raise UserError(f"{path}{f':{lines[-1]}' if lines else ''}: {type(e).__name__}: {_line(e)}") from e
     return module

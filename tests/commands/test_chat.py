@@ -140,7 +140,7 @@ SYSTEMLESS = "{% if messages[0].role == 'system' %}{{ raise_exception('no system
     ("template", "typed", "line"),
     [
         (None, "", "hf={folder}: its tokenizer has no chat template, so what it writes is a text and no answer"),
-        ("{% for %}", "", "hf={folder}: its chat template can't be read: Expected"),
+        ("{% for %}", "", "hf={folder}: its chat template can't be read: line 1: Expected"),
         (SYSTEMLESS, "system=kind", "hf={folder}: its chat template says: no system"),
         (TEMPLATE, "max_new=0", "max_new=0 must be at least 1"),
         (TEMPLATE, "temprature=1", "temprature: there is no such key of llmlab chat; did you mean temperature?"),

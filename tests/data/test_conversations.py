@@ -70,6 +70,9 @@ def test_a_template_by_which_no_answer_can_be_told_is_refused():
     with pytest.raises(UserError, match=r"writes what is before message 5 otherwise once that is there \('hm"):
         list(turns(Template(FORGETS, TOKENS), thinks))
     assert len(list(turns(Template(FORGETS, TOKENS), thinks[:3]))) == 2
+    asks = "{% for m in messages if m['role'] != 'assistant' %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match="its chat template writes nothing of message 3, an answer; choose another"):
+        list(turns(Template(asks, TOKENS), TALK))
 
 
 ASKED = [{"role": "user", "content": "one and two"}, {"role": "assistant", "content": "three"}]
@@ -115,9 +118,22 @@ def test_what_teaches_nothing_is_left_out_and_counted(tmp_path):
         "conversations without an answer": (1, ["a.jsonl:2"]),
         "records with an empty answer": (1, ["a.jsonl:3"]),
     }
-    held = RecordSamples(corpus.validation, "chat", found.framing, 100)
-    assert (len(found), found.lost, len(held), held.lost) == (1, 0, 0, 1)
+    assert (len(found), found.lost) == (1, 0)
+    with pytest.raises(UserError, match=r"data.seq_len=100 cuts away the answers of all 1 conversations of a part"):
+        len(RecordSamples(corpus.validation, "chat", found.framing, 100))
     assert np.concatenate(found[0]["messages"])[-1] == corpus.tokenizer.special["eos"]
+
+
+def test_a_file_of_which_all_is_left_out_is_said_why(tmp_path):
+    without, empty = (
+        r"2 conversations without an answer \(a.jsonl:1, a.jsonl:2\)",
+        r"1 records with an empty answer \(a.jsonl:3\)",
+    )
+    said = f"skipped 3: {without}, {empty}"
+    with pytest.raises(UserError, match=said):
+        opened(
+            tmp_path / "a.jsonl", [{"messages": ASKED[:1]}, {"messages": ASKED[:1]}, {"prompt": "x", "completion": " "}]
+        )
 
 
 @pytest.mark.parametrize(
@@ -140,3 +156,8 @@ def test_a_template_that_is_none_is_named(tmp_path):
         UserError, match=r"^tokenizer\.template=chatlm: there is no such file, and no such template; did you"
     ):
         opened(tmp_path / "a.jsonl", [{"messages": ASKED}], template="chatlm")
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}\n{{ m['content'] }")
+    with pytest.raises(
+        UserError, match=r"^tokenizer.template=.*own.jinja: its chat template can't be read: line 2: unexp"
+    ):
+        opened(tmp_path / "a.jsonl", [{"messages": ASKED}], template=str(tmp_path / "own.jinja"))

@@ -58,7 +58,7 @@ def test_where_it_is_found():
     ("source", "said"),
     [
         ("{{ raise_exception('no system role') }}", "says: no system role$"),
-        ("{% for m in messages %}", "can't be read: Unexpected end of template"),
+        ("{% for m in messages %}", "can't be read: line 1: Unexpected end of template"),
         ("{{ messages[0].content.missing.more }}", "says: .*has no attribute 'missing'"),
         ("{{ messages.append(1) }}", "says: access to attribute 'append' of 'list' object is unsafe"),
         ("{{ ''.__class__.__mro__ }}", "says: access to attribute '__class__'"),

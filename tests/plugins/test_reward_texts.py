@@ -80,6 +80,8 @@ def test_a_function_of_ones_own_judges_an_answer_and_its_record(own):
         ("def score(a, r):\n    return 'good'", "but gave 'good'"),
         ("def score(a):\n    return 1", r"score raised TypeError: score\(\) takes 1 positional"),
         ("def scores(a, r):\n    return 1", r"has no function score; reward.name=NAME names another \(did you mean scores"),
+        ("import sys\ndef score(a, r):\n    sys.exit(3)", "own.py:3: score raised SystemExit: 3, of the answer '7'"),
+        ("raise SystemExit(3)", "own.py:1: SystemExit: 3"),
         ("def score(:", "own.py:1: invalid syntax"),
         ("import no_such_thing", "own.py:1: ModuleNotFoundError: No module named 'no_such_thing'"),
     ],

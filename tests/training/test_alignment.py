@@ -79,6 +79,23 @@ def losses(path):
         return [row for row in csv.DictReader(f) if row.get("loss")]
 
 
+def test_the_template_is_a_choice_beside_the_tokenizer_of_init_from(sft, talks, words, tmp_path, capsys):
+    """And what its longer texts cut away is said of both parts."""
+    long = json.dumps({"prompt": "1+" * 300, "completion": "3"}) + "\n"
+    (tmp_path / "mixed.jsonl").write_text(long * 2 + talks[0].read_text() + long)
+    where = [f"data.path={tmp_path / 'mixed.jsonl'}", "data.split=position", "data.validation=0.3"]
+    words = ["alignment=sft", *where, f"init_from={sft}", "tokenizer.template=alpaca", *words]
+    with pytest.raises(UserError, match=r"data.seq_len=64 cuts away the answers of all \d+ conversations"):
+        run(tmp_path / "none", *words)
+    assert not (tmp_path / "none").exists()
+    run(tmp_path / "run", *words, "trainer.max_steps=1", "data.seq_len=160")
+    said = capsys.readouterr().out
+    assert (tmp_path / "run/tokenizer.json").read_bytes() == (sft / "tokenizer.json").read_bytes()
+    assert "### Response:" in (tmp_path / "run/chat_template.jinja").read_text()
+    assert "training records: 2 conversations are left out: their answers lie behind data.seq_len=160" in said
+    assert "validation records: 1 conversation is left out: its answers lie behind data.seq_len=160" in said
+
+
 def test_a_run_on_conversations_is_asked_by_its_template(sft, tmp_path):
     found = losses(sft)
     assert float(found[-1]["loss"]) < float(found[0]["loss"])

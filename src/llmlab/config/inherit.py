@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FILE, SPECIAL, CONFIG = "tokenizer.json", "special.json", "config.yaml"
-GROUP, BOS = "tokenizer", "data.bos"
+GROUP, BOS, TEMPLATE = "tokenizer", "data.bos", "tokenizer.template"
 
 
 class Kept(TypedDict):
@@ -97,8 +97,8 @@ def _bos(folder: Path) -> bool | None:
 
 
 def is_about(key: str) -> bool:
-    """True if an override chooses the tokenizer."""
-    return key == GROUP or key.startswith(f"{GROUP}.")
+    """True if an override chooses the tokenizer. How conversations are written with its tokens is another choice."""
+    return key == GROUP or (key.startswith(f"{GROUP}.") and key != TEMPLATE)
 
 
 def without(overrides: Sequence[str]) -> tuple[str, ...]:

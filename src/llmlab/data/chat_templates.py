@@ -67,7 +67,7 @@ def give(tokenizer: Tokenizer, cfg: Config, kind: Kind) -> Template | None:
             tokenizer.notes.append(
                 f"the tokenizer has no chat template; conversations are written by {DEFAULT} (tokenizer.template=NAME)"
             )
-    return Template.of(tokenizer, "the tokenizer")
+    return Template.of(tokenizer, "the tokenizer" if cfg.template is None else f"tokenizer.template={cfg.template}")
 
 
 def _ending(template: str, tokenizer: Tokenizer) -> str:

@@ -48,6 +48,11 @@ def turns(template: Template, messages: Sequence[Message]) -> Iterator[tuple[str
                     "tokenizer.template=chatml"
                 )
         answer, content = whole[len(asked) :], message["content"].strip()
+        if not answer.strip():
+            raise UserError(
+                f"{template.where}: its chat template writes nothing of message {i + 1}, an answer; choose another, as "
+                "tokenizer.template=chatml"
+            )
         yield CONTEXT, left + asked[len(done) :]
         kept = answer.rstrip()
         if kept.endswith(content):  # no mark ends it

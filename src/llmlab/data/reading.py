@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmlab.data import filtering
-from llmlab.data.account import Document, Read, Source
+from llmlab.data.account import Document, Read, Source, reasons
 from llmlab.data.record_arrays import texts_of
 from llmlab.errors import UserError
 
@@ -59,4 +59,5 @@ class Reading:
         if self.source.account.documents:
             raise UserError(filters.nothing_left(where, "document" if self.kind is None else "record"))
         what = "text in it, only white space" if self.kind is None else "record in it that has any text"
-        raise UserError(f"{where}: there is no {what}")
+        left_out = self.source.account.fields()["skipped"] if self.kind is not None else []
+        raise UserError(f"{where}: there is no {what}" + (f"; skipped {reasons(left_out)}" if left_out else ""))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.data.framing import Framing, shares, shortened
+from llmlab.errors import UserError
 from llmlab.record_kinds import ANSWER, KINDS
 
 Sample = dict[str, Any]
@@ -129,7 +130,13 @@ class RecordSamples:
         answers = np.append(np.flatnonzero(np.asarray(r.names) == r.called.index(ANSWER)), len(r.names))
         first = answers[np.searchsorted(answers, r.starts[:-1])]
         ahead = r.pieces[first] - r.pieces[r.starts[:-1]] + len(self.framing.lead)
-        return np.flatnonzero((first < r.starts[1:]) & (ahead < self.seq_len))
+        rows = np.flatnonzero((first < r.starts[1:]) & (ahead < self.seq_len))
+        if not len(rows):
+            raise UserError(
+                f"data.seq_len={self.seq_len} cuts away the answers of all {r.count:,} conversations of a part, training or "
+                f"validation; the first answer begins behind {ahead.min():,} tokens"
+            )
+        return rows
 
     def _extra(self, pieces: np.ndarray) -> np.ndarray:
         """Special tokens of records of so many pieces."""
@@ -193,7 +200,8 @@ class RecordSamples:
         """Lines on what does not fit into `seq_len`, which `at` names."""
         lines = [f"{self.cut:,} of {len(self):,} records cut at {at}"] if self.cut else []
         if self.lost and self.kind.name == "chat":
-            lines.append(f"{self.lost:,} conversations are left out: their answers lie behind {at}")
+            left = "conversation is left out: its" if self.lost == 1 else "conversations are left out: their"
+            lines.append(f"{self.lost:,} {left} answers lie behind {at}")
         elif self.lost:
             lines.append(
                 f"{self.lost:,} answers lie behind {at} and are no targets; objective.stride={self.seq_len // 3} reads long "

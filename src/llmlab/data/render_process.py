@@ -56,7 +56,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, str]:
     except MemoryError:
         return {"limit": "memory"}
     except Exception as e:  # of the parser, which a template can make raise whatever it likes
-        return {"unreadable": _line(e)}
+        at = getattr(e, "lineno", None)
+        return {"unreadable": f"line {at}: {_line(e)}" if isinstance(at, int) else _line(e)}
     if request["values"] is None:  # only whether it can be read
         return {"text": ""}
     try:

@@ -187,8 +187,12 @@ class Recipe:
         compares = hasattr(self.objective, "writing") or hasattr(self.objective, "best_spans")
         if not self.corpus.is_records or not compares:
             return None
-        length, types = self.samples.seq_len, self.spec.segments
-        return samples(self.corpus, self.corpus.validation, self.objective, length, token_types=types)
+        return self.validation_samples(self.samples.seq_len)
+
+    def validation_samples(self, seq_len: int) -> Samples:
+        """The held-out part as samples of at most so many tokens."""
+        part, types = self.corpus.validation, self.spec.segments
+        return samples(self.corpus, part, self.objective, seq_len, token_types=types)
 
     @classmethod
     def from_config(
@@ -220,6 +224,9 @@ class Recipe:
                 documents=cfg.data.separate_documents,
                 token_types=spec.segments,
             )
+            if corpus.is_records:
+                # What cannot be read is said before there is a run folder.
+                samples(corpus, corpus.validation, objective, cfg.data.seq_len, token_types=spec.segments)
             learns.apply(model)
         except ValueError as e:
             # A part that refuses what it was given; a UserError is a ValueError too, and keeps its words.

@@ -242,5 +242,8 @@ def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
     if corpus.labels is not None:
         named = ", ".join(map(account.printable, corpus.labels[:12])) + (" ..." if len(corpus.labels) > 12 else "")
         texts.append(f"classes: {len(corpus.labels)} ({named})")
-    told = cast("RecordSamples", recipe.samples).told(f"data.seq_len={cfg.data.seq_len}")
-    return [*texts, *(f"training records: {line}" for line in told)]
+    parts = {"training": recipe.samples, "validation": recipe.validation_samples(cfg.data.seq_len)}
+    for name, part in parts.items():
+        told = cast("RecordSamples", part).told(f"data.seq_len={cfg.data.seq_len}")
+        texts += [f"{name} records: {line}" for line in told]
+    return texts
