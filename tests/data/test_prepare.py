@@ -12,8 +12,8 @@ import pytest
 
 from llmlab.config.schema import Data, Tokenizer
 from llmlab.data import prepare
-from llmlab.data.ngram import kneser_ney
 from llmlab.errors import UserError
+from llmlab.ngram import kneser_ney
 
 BPE = Tokenizer(vocab_size=320)
 
