@@ -15,6 +15,7 @@ ALLOWED = {
     "llmlab.registry",
     "llmlab.sizes",
     "llmlab.errors",
+    "llmlab.ngram",
 }
 
 PLUGIN_API = (
@@ -41,6 +42,7 @@ PLUGIN_API = (
     "optima",
     "policy",
     "record_kinds",
+    "ngram",
 )
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (

@@ -18,7 +18,7 @@ READ = 20_000  # characters of a document that are read: more change no verdict,
 class Language:
     """Keeps documents in some languages, as py3langid tells them (Lui & Baldwin 2012, P12-3005; Barbaresi, BSD licence).
 
-    Its model of 97 languages, 4.6 MB, comes with the package (pip install 'llmlab[language]'), and nothing is loaded from
+    Its model of 140 languages, 4.6 MB, comes with the package (pip install 'llmlab[language]'), and nothing is loaded from
     elsewhere. FineWeb keeps English with a score of at least 0.65 by fastText (Penedo et al. 2024, section 3.3); this is
     another model, whose score is the share of the language in a softmax over all, made flatter for long texts.
 

@@ -192,7 +192,7 @@ def test_what_no_loss_knows_is_said(tmp_path, capsys):
 
 
 def test_kneser_ney_counts_the_bytes_of_the_text(tmp_path):
-    from llmlab.data.ngram import KneserNey
+    from llmlab.ngram import KneserNey
 
     texts = [f"the cat sat on the mat and the dog {i}\n" * 8 for i in range(30)]
     found = corpus(tmp_path, KINDS["BERT uncased"](), texts)

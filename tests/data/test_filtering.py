@@ -212,10 +212,17 @@ def test_a_corpus_is_made_anew_when_a_file_or_library_of_a_filter_changes(texts,
     words.write_text("short")
     other = corpus(texts, filters, split="position", validation=0.5)
     assert first.folder != other.folder and first.fingerprint != other.fingerprint
+    words.rename(tmp_path / "moved")
+    assert (
+        corpus(
+            texts, chosen(c4={"words": str(tmp_path / "moved"), "sentences": 0}), split="position", validation=0.5
+        ).folder
+        == other.folder
+    )
     spec = PartSpec("filter", "length")
     monkeypatch.setattr(PartSpec, "attribute", lambda self, name: ("numpy", "nowhere") if name == "libraries" else ())
     before = filtering.identity({"length": spec})
-    assert before[0][-1] == [["numpy", np.__version__]]
+    assert before[0][-1] == ["numpy", np.__version__]
 
 
 def test_a_part_of_a_notebook_and_its_mistakes(texts, monkeypatch):

@@ -12,8 +12,8 @@ import pytest
 
 from llmlab.config.schema import Data, Tokenizer
 from llmlab.data import prepare, prepare_texts
-from llmlab.data.ngram import kneser_ney
 from llmlab.errors import UserError
+from llmlab.ngram import kneser_ney
 
 BPE = Tokenizer(vocab_size=320)
 
@@ -161,7 +161,7 @@ def test_ngram_is_kept_beside_the_corpus(folder_of_texts, monkeypatch):
     assert found.ngram() == expected
     (found.folder / "ngram.json").write_text("{}")
     assert found.ngram() == expected
-    monkeypatch.setattr("llmlab.data.ngram.kneser_ney", lambda *a: pytest.fail("counted again"))
+    monkeypatch.setattr("llmlab.ngram.kneser_ney", lambda *a: pytest.fail("counted again"))
     assert corpus(folder_of_texts).ngram() == expected
 
 

@@ -63,6 +63,8 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         "data.max_documents": "max_train_samples max_samples",
         "filter=NAME": "filters data.filter data.filters filtering",
         "filter=duplicates": "dedup deduplicate deduplication",
+        "filter=minhash": "fuzzy_dedup near_dedup minhash_dedup",
+        "filter=language": "langid language_filter lang_filter",
         # the step
         "optimizer.lr": "learning_rate max_lr peak_lr base_lr",
         "optimizer.weight_decay": "wd decay_rate",

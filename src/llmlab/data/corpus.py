@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.data import cache, ngram, pairs, words
+from llmlab import ngram
+from llmlab.data import cache, pairs, words
 from llmlab.data.pairs import Pairs
 from llmlab.data.records import Records
 from llmlab.data.tokenizer import Tokenizer

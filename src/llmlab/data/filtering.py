@@ -163,15 +163,18 @@ def _measure(at: int, texts: Sequence[str]) -> Sequence[Any]:
 
 def identity(chosen: Chosen) -> list[Any]:
     """Plain values that decide what the filters keep: their order, names, options and code, and what else they read."""
-    return [[label, spec.name, dict(spec.options), code(spec), *_beside(spec)] for label, spec in chosen.items()]
+    return [[label, spec.name, _options(spec), code(spec), *_libraries(spec)] for label, spec in chosen.items()]
 
 
-def _beside(spec: PartSpec) -> list[list[Any]]:
-    """Hashes of the files that a filter reads, and versions of the libraries that it needs; nothing where it has neither."""
-    read = [(option, spec.options.get(option)) for option in spec.attribute("files")]
-    hashes = [[option, _hash(str(path))] for option, path in read if path]
-    versions = [[name, importlib.metadata.version(name)] for name in spec.attribute("libraries") if _installed(name)]
-    return [found for found in (hashes, versions) if found]
+def _options(spec: PartSpec) -> dict[str, Any]:
+    """Options of a filter, a file by what is in it: it may be moved, or be named from another folder."""
+    files = spec.attribute("files")
+    return {key: _hash(str(value)) if key in files and value else value for key, value in spec.options.items()}
+
+
+def _libraries(spec: PartSpec) -> list[list[str]]:
+    """The packages that a filter needs, with their versions; one that is missing is the filter's own error."""
+    return [[name, importlib.metadata.version(name)] for name in spec.attribute("libraries") if _installed(name)]
 
 
 def _hash(path: str) -> str | None:

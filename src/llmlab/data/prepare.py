@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlab import ngram
 from llmlab.data import account, cache, chat_templates, filtering, fingerprint, prepare_records, prepare_texts
 from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.filtering import Chosen
@@ -164,7 +165,8 @@ def _code() -> str:
 
     All of this folder: a module too many makes a corpus anew once, one too few would serve an old one for ever.
     """
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    # The model of n-grams may be a filter's, beside what counts it here.
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(ngram.__file__)]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 

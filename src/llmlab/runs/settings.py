@@ -101,7 +101,7 @@ def _upgraded(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def absolute(cfg: DictConfig) -> DictConfig:
-    """A copy whose paths mean the same from any folder: the text's, the tokenizer's, that of the weights to begin with."""
+    """A copy whose paths mean the same from any folder: of the text, the tokenizer, the weights to begin with, filters."""
     import copy
 
     # The run goes on with what was typed, which its messages name.
@@ -120,6 +120,10 @@ def absolute(cfg: DictConfig) -> DictConfig:
     for part in [cfg.reward, *(cfg.reward.get("options") or ())] if cfg.reward is not None else ():
         if part.get("path") is not None:  # a user's function
             part["path"] = files.absolute(part["path"])
+    for part in cfg.filter.values():
+        for option in registry.declared("filter", part["_part_"], {}).attribute("files"):
+            if part[option] is not None:
+                part[option] = files.absolute(part[option])
     return cfg
 
 

@@ -72,6 +72,7 @@ TEXTS = (
     "\u8fd9\u662f\u4e00\u53e5\u8bdd\u3002\n\u8fd9\u662f\u4e8c\n\u8fd9\u662f\u4e09",
     "The same long line stands here twice, as one can see.\nThe same long line stands here twice, as one can see.\nNo.",
     # Personal data, and what only looks like it.
+    *("ask a@b.co for it", "call 555-123-4567, or go"),
     "write to anna.berg+x@mail.uni-ulm.de, or call +442079460958",
     "ping 8.8.8.8 or 2001:4860:4860::8888. or else 8.8.4.4:53",
     "555-123-4567, (555)123-4567 and +49-89-123456. and a@b.co and 8.8.8.8",

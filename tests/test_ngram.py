@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llmlab.data.ngram import KneserNey, kneser_ney
+from llmlab.ngram import KneserNey, kneser_ney
 
 
 class Slow:
@@ -78,7 +78,7 @@ def test_bits_per_byte_divide_by_the_bytes():
 def test_a_long_text_is_looked_up_in_pieces(monkeypatch):
     model, text = KneserNey(sample(500, 7, 5), 7, 3), sample(60, 7, 6)
     whole = model.bits(text)
-    monkeypatch.setattr("llmlab.data.ngram.CHUNK", 7)
+    monkeypatch.setattr("llmlab.ngram.CHUNK", 7)
     assert model.bits(text) == pytest.approx(whole, rel=1e-12)
 
 
