@@ -11,6 +11,7 @@ ALLOWED = {
     "llmlab.divergences",
     "llmlab.optima",
     "llmlab.policy",
+    "llmlab.reasoning_tasks",
     "llmlab.slots",
     "llmlab.registry",
     "llmlab.sizes",
@@ -41,6 +42,7 @@ PLUGIN_API = (
     "optima",
     "policy",
     "record_kinds",
+    "reasoning_tasks",
 )
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (

@@ -78,7 +78,7 @@ def require_source(composed: Composed) -> None:
     cfg = composed.cfg
     kind = KINDS.get(learned.reads(cfg))
     # A resumed run has its own data, which the command line need not name.
-    if kind is not None and cfg.data.source not in ("files", "arithmetic") and not cfg.resume:
+    if kind is not None and cfg.data.source not in ("files", "arithmetic", "reasoning_gym") and not cfg.resume:
         raise UserError(
             f"data={cfg.data.source} holds texts, but {learned.typed(cfg)} reads {kind}: "
             "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
