@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from llmlab import reasoning_tasks, registry
+from llmlab.config.compose import compose
 from llmlab.config.schema import Data
 from llmlab.data.sources import open_source
 from llmlab.errors import UserError
@@ -103,7 +104,6 @@ def test_a_source_says_which_questions_it_has(package):
 
 def test_what_cannot_be(package):
     for options, reads, said in (
-        ({}, "prompts", "data.task=NAME is missing: which of 2 tasks"),
         ({"task": "countin"}, "prompts", "reasoning_gym has no such task; did you mean counting"),
         ({"task": "composite"}, "prompts", "no such task"),
         ({"task": "counting"}, "preferences", "read as prompts or chat, not as preferences"),
@@ -111,8 +111,12 @@ def test_what_cannot_be(package):
     ):
         with pytest.raises(UserError, match=said):
             read(reads, **options)
-    with pytest.raises(UserError, match="data.task=x has no effect with data.source=arithmetic"):
-        open_source(Data(source="arithmetic", path="a", task="x"))
+    for words, said in (
+        (["data=reasoning_gym"], "data.task must be given with data=reasoning_gym"),
+        (["data=arithmetic", "data.task=counting"], "data.task is of data=reasoning_gym, but data=arithmetic"),
+    ):
+        with pytest.raises(UserError, match=said):
+            compose(["alignment=reinforce", "reward=exact", *words])
 
 
 def test_without_the_package_a_line_says_how_to_get_it(monkeypatch):

@@ -47,6 +47,11 @@ def problems(composed: Composed) -> list[str]:
             lines.append(f"data.path={data.path}: there is no such file or folder{init_from.similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
         lines.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
+    if data.source == "reasoning_gym":
+        if data.task is None:
+            lines.append("data.task must be given with data=reasoning_gym: the name of a task, as leg_counting")
+    elif made := [key for key in ("data.task", "data.n_records") if key in composed.keys]:
+        lines.append(f"{made[0]} is of data=reasoning_gym, but data={data.source}; add data=reasoning_gym")
     if data.source != "files" and "data.field" in composed.keys:
         lines.append(f"data.field is read with data=files only, but data={data.source}; add data=files")
     elif not data.field:

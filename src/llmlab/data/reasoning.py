@@ -10,13 +10,11 @@ from llmlab.data.account import Account, Document, Source
 from llmlab.errors import UserError
 
 
-def source(reads: str, task: str | None, n: int) -> Source:
+def source(reads: str, task: str, n: int) -> Source:
     """`n` questions of a task, less those that are there twice: what is held out is not trained on. UserError for a task or a
     kind of record that they can't be."""
     if reads not in ("prompts", "chat"):
         raise UserError(f"data=reasoning_gym has questions, which are read as prompts or chat, not as {reads}")
-    if task is None:
-        raise UserError(f"data.task=NAME is missing: which of {len(reasoning_tasks.tasks())} tasks, as leg_counting")
     account = Account()
     reasoning_tasks.package()
 

@@ -26,9 +26,7 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
     if cfg.source == "arithmetic" and not (names or cfg.path or cfg.field != "text"):
         return arithmetic.source(reads)
     if cfg.source == "reasoning_gym" and not (names or cfg.path or cfg.field != "text"):
-        return reasoning.source(reads, cfg.task, cfg.n_records)
-    if cfg.task is not None:
-        raise UserError(f"data.task={cfg.task} has no effect with data.source={cfg.source}: add data=reasoning_gym")
+        return reasoning.source(reads, cfg.task or "", cfg.n_records)
     if reads != TEXT:
         kind = KINDS[reads]
         if cfg.source != "files" or not cfg.path:
