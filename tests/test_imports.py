@@ -11,6 +11,7 @@ ALLOWED = {
     "llmlab.divergences",
     "llmlab.optima",
     "llmlab.policy",
+    "llmlab.reasoning_tasks",
     "llmlab.slots",
     "llmlab.registry",
     "llmlab.sizes",
@@ -43,6 +44,7 @@ PLUGIN_API = (
     "policy",
     "record_kinds",
     "ngram",
+    "reasoning_tasks",
 )
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (

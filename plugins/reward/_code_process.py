@@ -1,8 +1,10 @@
 """The process in which answers' code is run: a fork of it for each answer, with limits of its own.
 
 A script that imports nothing of llmlab, so that it starts in some hundredths of a second and its forks hold nothing of the
-run. Standard input is one JSON object, {"jobs": [[code, tests], ...], "folder", "timeout", "memory", "file_size", "workers"}; a
-line of standard output for each job is [its number, VERDICT, tests passed]. `llmlab_plugins.reward.code` is the other end.
+run. Standard input is one JSON object, {"jobs": [[answer, what it is judged by], ...], "scorer", "folder", "timeout", "memory",
+"file_size", "workers"}; a line of standard output for each job is [its number, VERDICT, number]: the tests that its code
+passes, or with the scorer "reasoning_gym" the package's score. VERDICT is
+"ran", or what gives no number. `llmlab_plugins.reward._limited` is the other end.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ import signal
 import sys
 import time
 import types
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 LONGEST = 65_536  # bytes that a fork may say, of which it needs 60: a pipe holds no more, and who fills it waits
@@ -53,14 +58,16 @@ class Fork:
 
 def main() -> None:
     request = json.loads(sys.stdin.buffer.read())
+    out, sys.stdout = sys.stdout, sys.stderr  # reasoning_gym prints
     jobs, parent = list(enumerate(request["jobs"])), os.getppid()
     jobs.reverse()
     running: dict[int, Fork] = {}
+    judge = _reasoning(request["jobs"]) if request["scorer"] == "reasoning_gym" else _judged
     gc.freeze()  # else a collection in a fork writes to, and so copies, all pages
     while jobs or running:
         while jobs and len(running) < request["workers"]:
-            number, (code, tests) = jobs.pop()
-            pid, fork = _started(number, code, tests, request)
+            number, (answer, by) = jobs.pop()
+            pid, fork = _started(number, partial(judge, answer, by), request)
             running[pid] = fork
         time.sleep(0.001)
         if os.getppid() != parent:  # killed: nobody would end this process
@@ -72,10 +79,10 @@ def main() -> None:
                 del running[pid]
                 os.close(fork.end)
                 shutil.rmtree(fork.folder, ignore_errors=True)
-                print(json.dumps([fork.number, *verdict]), flush=True)
+                print(json.dumps([fork.number, *verdict]), file=out, flush=True)
 
 
-def _started(number: int, code: str, tests: list[str], request: dict[str, Any]) -> tuple[int, Fork]:
+def _started(number: int, judge: Callable[[], str], request: dict[str, Any]) -> tuple[int, Fork]:
     end, said = os.pipe()
     # What the code prints or returns is no verdict: it would have to find the token.
     token, folder = secrets.token_hex(16), os.path.join(request["folder"], str(number))
@@ -86,8 +93,8 @@ def _started(number: int, code: str, tests: list[str], request: dict[str, Any]) 
             os.dup2(said, 3)
             os.chdir(folder)
             _limited(request)
-            verdict = _judged(code, tests)
-            os.write(3, f"{token} {verdict}".encode())
+            verdict = judge()
+            os.write(3, f"{token} {verdict}\n".encode())
         finally:
             os._exit(0)
     os.close(said)
@@ -95,8 +102,8 @@ def _started(number: int, code: str, tests: list[str], request: dict[str, Any]) 
     return pid, Fork(number, end, token, time.monotonic() + request["timeout"], folder)
 
 
-def _verdict(pid: int, fork: Fork) -> tuple[str, int] | None:
-    """What became of a fork: ("ran", tests passed), or why there is nothing to count; None of one that runs."""
+def _verdict(pid: int, fork: Fork) -> tuple[str, float] | None:
+    """What became of a fork: ("ran", its number), or why there is nothing to count; None of one that runs."""
     done, status = os.waitpid(pid, os.WNOHANG)
     if not done:
         if time.monotonic() < fork.until:
@@ -107,10 +114,10 @@ def _verdict(pid: int, fork: Fork) -> tuple[str, int] | None:
     said = b""
     with contextlib.suppress(BlockingIOError):
         said = os.read(fork.end, LONGEST)
-    token, _, verdict = said.decode(errors="replace").partition(" ")
-    if token == fork.token:
-        kind, passed = verdict.split()
-        return kind, int(passed)
+    # The first line: where code can fork (no seccomp, as root) its fork says another.
+    match said.decode(errors="replace").partition("\n")[0].split(" "):
+        case [fork.token, kind, number]:
+            return kind, float(number)
     return "timed_out" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU else "crashed", 0
 
 
@@ -191,6 +198,31 @@ def _judged(code: str, tests: list[str]) -> str:
     except BaseException:
         return "invalid 0"
     return f"ran {passed}"
+
+
+def _reasoning(jobs: list[Any]) -> Callable[[str, Any], str]:
+    """Scores of reasoning_gym, of [task, seed, size, index]; some of its scorers evaluate an answer as Python."""
+    import reasoning_gym
+
+    makes = {
+        tuple(by[:3]): reasoning_gym.create_dataset(by[0], seed=by[1], size=by[2])
+        for by in {tuple(by) for _, by in jobs}
+    }
+
+    def judge(answer: str, by: list[Any]) -> str:
+        made = makes[tuple(by[:3])]
+        # Made again, as JSON would have made lists of its tuples, by which some scorers go.
+        entry = made[by[3]]
+        if zlib.crc32(entry["question"].encode()) != by[4]:
+            return "differs 0"
+        try:
+            return f"ran {float(made.score_answer(answer, entry))}"
+        except MemoryError:
+            return "crashed 0"
+        except Exception:  # of an answer that is no list, number or board
+            return "invalid 0"
+
+    return judge
 
 
 if __name__ == "__main__":

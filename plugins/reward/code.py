@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from llmlab.errors import UserError
 from llmlab.registry import register
 from llmlab.slots import Scored
 
-SCRIPT = Path(__file__).with_name("_code_process.py")
-KEPT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")  # of the environment; keys and tokens are not among them
+from ._limited import KINDS, Limits, run
+
 FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 PYTHON = ("python", "py", "python3")
-KINDS = ("timed_out", "crashed", "invalid")
 
 
 @register("reward", "code")
@@ -58,25 +48,16 @@ class Code:
         file_size: int = 1,
         workers: int | None = None,
     ):
-        for name, value, least in (
-            ("memory", memory, 64),  # less does not hold Python
-            ("file_size", file_size, 0),
-            ("workers", workers, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"reward.{name} must be at least {least}, but is {value}")
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"reward.timeout must be more than 0 seconds, but is {timeout}")
-        if not hasattr(os, "fork") or find_spec("resource") is None:
-            raise UserError("reward=code limits processes as Linux and macOS can, and there is no such thing here")
+        self.limits = Limits(timeout, memory, file_size, workers)
         self.field, self.needs, self.all = field, (field,), credit == "all"
-        self.timeout, self.memory, self.file_size, self.workers = timeout, memory, file_size, workers
 
     def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Scored:
         jobs = [(code_of(answer), self._tests(record)) for record, answer in zip(records, answers, strict=True)]
         # Greedy and well-trained models give the same code often.
         once = list(dict.fromkeys((code, tests) for code, tests in jobs if code))
-        found: dict[tuple[str, tuple[str, ...]], tuple[str, int]] = dict(zip(once, self._run(once), strict=True))
+        found: dict[tuple[str, tuple[str, ...]], tuple[str, float]] = dict(
+            zip(once, run(once, self.limits), strict=True)
+        )
         verdicts = [found.get(job, ("invalid", 0)) for job in jobs]
         shares = [passed / len(tests) for (_, passed), (_, tests) in zip(verdicts, jobs, strict=True)]
         return Scored(
@@ -92,27 +73,6 @@ class Code:
             raise UserError(f"reward=code: a record's {self.field} has no test: {given!r}")
         return tests
 
-    def _run(self, jobs: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, int]]:
-        if not jobs:
-            return []
-        workers = min(len(jobs), self.workers or (os.cpu_count() or 1))
-        with tempfile.TemporaryDirectory(prefix="llmlab_code_", ignore_cleanup_errors=True) as folder:
-            request = {
-                "jobs": jobs,
-                "folder": folder,
-                "timeout": self.timeout,
-                "memory": self.memory << 20,
-                "file_size": self.file_size << 20,
-                "workers": workers,
-            }
-            said = _asked(json.dumps(request).encode(), folder)
-        found = {number: (kind, passed) for number, kind, passed in map(json.loads, said.splitlines())}
-        if len(found) != len(jobs):
-            raise UserError(
-                f"reward=code: the process that runs answers ended after {len(found)} of {len(jobs)}; was memory short?"
-            )
-        return [found[i] for i in range(len(jobs))]
-
 
 def code_of(answer: str) -> str:
     """The code of an answer; "" where there is none. A block that has no end reaches to the answer's."""
@@ -121,25 +81,3 @@ def code_of(answer: str) -> str:
     plain = [text for language, text in blocks if not language]
     code = (marked or plain or [""])[-1] if blocks else answer
     return textwrap.dedent(code).strip()
-
-
-def _asked(request: bytes, folder: str) -> bytes:
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-    # A set's order would differ from run to run.
-    environment |= {"HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        # -P and -s: neither this folder nor the user's own packages are imported from.
-        [sys.executable, "-P", "-s", str(SCRIPT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd=folder,
-        start_new_session=True,  # so that its group is its own, and can be ended whole
-    )
-    try:
-        return process.communicate(request)[0]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -31,7 +31,7 @@ def test_is_refused(typed, said):
 
 def test_a_run_needs_a_reward_and_a_model_does_not():
     composed = compose(["alignment=reinforce", "data=files", "data.path=."])
-    with pytest.raises(UserError, match=r"reward: alignment=reinforce needs one; reward=NAME \(contains, "):
+    with pytest.raises(UserError, match=r"reward: alignment=reinforce needs one; reward=NAME \(code, contains, "):
         data_keys.require_source(composed)
 
 

@@ -47,6 +47,7 @@ NUMBERS = (
     "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
     "data.split", "data.separate_documents", "data.max_documents", "data.votes", "data.field", "data.fields", "data.bos",
+    "data.task", "data.n_records",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time",
     "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly", "trainer.sync_batchnorm",
 )  # fmt: skip
@@ -70,6 +71,8 @@ ADDED: dict[str, object] = {
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},
     "data.votes": "majority",
+    "data.task": None,
+    "data.n_records": 1000,
     "alignment.resample": 0,
     # Options of objectives that were there before.
     **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders", "projection", "prefix", "mlp")},

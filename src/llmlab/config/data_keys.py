@@ -47,6 +47,11 @@ def problems(composed: Composed) -> list[str]:
             lines.append(f"data.path={data.path}: there is no such file or folder{init_from.similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
         lines.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
+    if data.source == "reasoning_gym":
+        if data.task is None:
+            lines.append("data.task must be given with data=reasoning_gym: the name of a task, as leg_counting")
+    elif made := [key for key in ("data.task", "data.n_records") if key in composed.keys]:
+        lines.append(f"{made[0]} is of data=reasoning_gym, but data={data.source}; add data=reasoning_gym")
     if data.source != "files" and "data.field" in composed.keys:
         lines.append(f"data.field is read with data=files only, but data={data.source}; add data=files")
     elif not data.field:
@@ -78,7 +83,7 @@ def require_source(composed: Composed) -> None:
     cfg = composed.cfg
     kind = KINDS.get(learned.reads(cfg))
     # A resumed run has its own data, which the command line need not name.
-    if kind is not None and cfg.data.source not in ("files", "arithmetic") and not cfg.resume:
+    if kind is not None and cfg.data.source not in ("files", "arithmetic", "reasoning_gym") and not cfg.resume:
         raise UserError(
             f"data={cfg.data.source} holds texts, but {learned.typed(cfg)} reads {kind}: "
             "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHOICES = {
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
     "strategy.name": devices.STRATEGIES,
-    "data.source": ("python_docs", "python_code", "arithmetic", "files"),
+    "data.source": ("python_docs", "python_code", "arithmetic", "reasoning_gym", "files"),
     "data.split": ("document", "position"),
     "data.votes": ("majority", "label_model"),
     "tokenizer.kind": ("bpe", "char", "file"),
@@ -37,6 +37,7 @@ AT_LEAST = {
     "train.keep": 2,
     "data.seq_len": 2,
     "data.max_documents": 1,
+    "data.n_records": 2,
     "data.num_workers": 0,
     # 256 bytes, and the token that ends a document.
     "tokenizer.vocab_size": 257,

@@ -53,7 +53,7 @@ Fields = make_dataclass("Fields", [(key, Optional[str], field(default=None)) for
 
 @dataclass
 class Data:
-    source: str = "python_docs"  # python_docs, python_code, arithmetic or files
+    source: str = "python_docs"  # python_docs, python_code, arithmetic, reasoning_gym or files
     path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl; records: .jsonl, .json, .csv, .tsv)
     fields: Fields = field(  # type: ignore[valid-type]
         default_factory=Fields
@@ -69,6 +69,8 @@ class Data:
     votes: str = (
         "majority"  # a labelled record's `votes` become a label by: majority, or label_model (who is right how often)
     )
+    task: Optional[str] = None  # reasoning_gym: the task
+    n_records: int = 1000  # reasoning_gym: questions that are made
     max_documents: Optional[int] = None  # keep no more than these, the first that pass the filters (for a quick try)
     num_workers: int = 0  # processes that prepare samples, and that measure texts for filters
 

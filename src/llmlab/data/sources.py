@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmlab.data import arithmetic, files, library
+from llmlab.data import arithmetic, files, library, reasoning
 from llmlab.data.account import Document, Source
 from llmlab.data.record_files import ENDINGS, records
 from llmlab.errors import UserError
@@ -25,6 +25,8 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
     names = {n: k for n in KEYS if (k := getattr(cfg.fields, n)) is not None}
     if cfg.source == "arithmetic" and not (names or cfg.path or cfg.field != "text"):
         return arithmetic.source(reads)
+    if cfg.source == "reasoning_gym" and not (names or cfg.path or cfg.field != "text"):
+        return reasoning.source(reads, cfg.task or "", cfg.n_records)
     if reads != TEXT:
         kind = KINDS[reads]
         if cfg.source != "files" or not cfg.path:
@@ -56,5 +58,5 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
     if cfg.source == "python_code":
         return library.code()
     raise UserError(
-        f"data.source={cfg.source}: there is no such source (valid: python_docs, python_code, arithmetic, files)"
+        f"data.source={cfg.source}: there is no such source (valid: python_docs, python_code, arithmetic, reasoning_gym, files)"
     )

@@ -13,6 +13,8 @@ import numpy as np
 from llmlab.check.twins.observers.reward import FIELDS, N_RECORDS
 from llmlab.twins import Given, twin
 
+LACKING = {"reasoning_gym": "tests/data/test_reasoning.py"}
+
 
 def outputs(given: Given, right: Callable[[str, str], object]) -> dict[str, np.ndarray]:
     """Outputs of a rule: a score is 1.0 where right(answer, the text that it must have)."""
