@@ -14,7 +14,7 @@ from torch import nn
 from llmlab.check.subject import CheckFailed, Subject
 from llmlab.check.writing_rules import require_refusal
 from llmlab.decoding.answers import answers
-from llmlab.decoding.generate import generate, generate_all
+from llmlab.decoding.generate import fits_padding, generate, generate_all, limit
 from llmlab.decoding.sampling import Sampling
 from llmlab.decoding.session import Session
 from llmlab.decoding.unmasking import Unmasking, unmask_all
@@ -46,6 +46,22 @@ def require_bounds(subject: Subject, prompts: list[list[int]], start: int | None
     if any(token is not None for _, token in steps) or ended != ["length", NAMED]:
         raise CheckFailed(f"a text that was ended as {NAMED!r} goes on, or is {ended[1]!r} then")
     _forgets(model, prompts[0], start)
+    if start is None:
+        _ends_before_others(model)
+
+
+def _ends_before_others(model: Model) -> None:
+    """A text that has all positions ends, and one beside it goes on as it does alone."""
+    bound = limit(model)
+    if bound is None or not fits_padding(model, bound):
+        return
+    prompts, hot = [[*range(2, 7)] * bound, [5, 9, 4]], Sampling(temperature=2.0)
+    prompts[0] = prompts[0][: bound - 1]
+    write = partial(generate_all, model, max_new=NEW, sampling=hot)
+    together = [[token for token in row if token is not None] for row in zip(*write(prompts), strict=True)]
+    alone = [[token for (token,) in write([prompt]) if token is not None] for prompt in prompts]
+    if together != alone or len(together[0]) != 2:
+        raise CheckFailed(f"a text of {bound - 1} tokens and one of 3 go on by {together}, alone by {alone}")
 
 
 def require_bounds_of_unmasking(subject: Subject, prompts: list[list[int]], how: Unmasking, vocabulary: int) -> None:
@@ -140,6 +156,7 @@ def _one_by_one(model: Model, prompt: list[int], start: int | None) -> None:
         {"stop": stop},
         {"stop": {stop}, "cached": False},
         {"forced": (9, 8)},
+        {"forced": (None, 8)},
         {"vocabulary": 3},
         {"max_new": 2},
     ]
@@ -161,7 +178,9 @@ def _fits(new: list[int], reason: str, whole: Sequence[int | None], how: dict[st
         n = next(i for i, token in enumerate(whole) if token in ends)
         return (new, reason) == (list(whole[:n]), "eos")
     if "forced" in how:
-        return (new[0], new[-1], len(new), reason) == (9, 8, NEW, "length")
+        first, last = how["forced"]
+        begins = new[0] == first if first is not None else new[:-1] == list(whole[:-1])
+        return begins and (new[-1], len(new), reason) == (last, NEW, "length")
     if "vocabulary" in how:
         return max(new) < how["vocabulary"] and len(new) == NEW
     return (new, reason) == (list(whole[: how["max_new"]]), "length")
