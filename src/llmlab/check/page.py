@@ -35,8 +35,8 @@ PROVES = """\
   other promises hold for any definition: a part may keep all of them and be another than its paper's.
 - A part of a user's own is compared with the twin below it (`llmlab new` writes one). Without a twin its `definition` is ·,
   and it is named below the table of parts.
-- `generation` compares texts with forwards of whole texts and the rules of sampling, written out, of which the rules, ends
-  and turns of a conversation are asked of families alone: no part has a say in them. Steps of training, clipping of
+- `generation` compares texts with forwards of whole texts and the rules of sampling, written out, of which the rules, ends,
+  refusals and turns of a conversation are asked of families alone: no part has a say in them. Steps of training, clipping of
   gradients among them, saved runs and reports are no part either: tests of llmlab hold them.
 - Nothing here says that a part helps, or how fast it is.
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from llmlab.check.subject import FIRST_ID, LENGTH, VOCABULARY, CheckFailed, NotApplicable, Subject, random_ids
+from llmlab.check.writing_bounds import require_bounds, require_bounds_of_unmasking
+from llmlab.check.writing_rules import distribution, require_rules
 from llmlab.decoding.answers import answers
 from llmlab.decoding.generate import fits_padding, generate, generate_all, goes_on, limit
 from llmlab.decoding.sampling import Sampling
@@ -63,6 +65,8 @@ def generation(subject: Subject) -> None:
         _ends(subject, prompts)
         _turns(subject)
         _room(subject)
+        require_rules()
+        require_bounds(subject, prompts, _start(subject))
 
 
 def _start(subject: Subject) -> int | None:
@@ -107,31 +111,6 @@ def _room(subject: Subject) -> None:
 
 
 # ---------------------------------------------------------------- rules of sampling
-
-
-def distribution(logits: Sequence[float], rules: Sampling, seen: set[int]) -> dict[int, float]:
-    """Probabilities of the tokens that may come, rule after rule as `Sampling` names them."""
-    factor = rules.repetition_penalty
-    z = [x if i not in seen else x / factor if x > 0 else x * factor for i, x in enumerate(logits)]
-    order = sorted(range(len(z)), key=lambda i: -z[i])
-    if rules.temperature == 0:
-        return {order[0]: 1.0}
-    chance = _whole({i: math.exp((z[i] - z[order[0]]) / rules.temperature) for i in order[: rules.top_k]})
-    if rules.top_p is not None:
-        kept: dict[int, float] = {}
-        for i, p in chance.items():
-            if sum(kept.values()) < rules.top_p:
-                kept[i] = p
-        chance = _whole(kept)
-    if rules.min_p is not None:
-        least = rules.min_p * max(chance.values())
-        chance = _whole({i: p for i, p in chance.items() if p >= least})
-    return chance
-
-
-def _whole(chance: dict[int, float]) -> dict[int, float]:
-    total = sum(chance.values())
-    return {i: p / total for i, p in chance.items()}
 
 
 def _drawn_by_rules(subject: Subject, prompts: list[list[int]], rules: Sampling, deviation: float) -> None:
@@ -263,6 +242,9 @@ def _unmasked(subject: Subject) -> None:
             raise CheckFailed(
                 f"a prompt is continued by {new} beside others, by {alone} alone, by {cut} before {new[3]}"
             )
+    if subject.case.kind == "family":
+        require_rules()
+        require_bounds_of_unmasking(subject, prompts, how, DRAWN)
     bound = limit(subject.model)
     if bound is not None:
         near, told = (prompts[0] * bound)[: bound - 2], [""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from bugs import around, bug, replaced
+from llmlab.check import writing_bounds
 from llmlab.decoding.sampling import Sampling
 from llmlab.memory import Memory
 from llmlab.model import roles, stack
@@ -77,6 +78,15 @@ def crossing_token_left_out():
         return kept / kept.sum(-1, keepdim=True)
 
     return around(Sampling, "distribution", distribution)
+
+
+@bug("a model that wrote a text is left in eval mode", generation="model=gpt2")
+def left_in_eval_mode():
+    def generate_all(original, model, *args, **kwargs):
+        yield from original(model, *args, **kwargs)
+        model.eval()
+
+    return around(writing_bounds, "generate_all", generate_all)
 
 
 @bug("biases begin with random values", drawn="model=gpt2")
