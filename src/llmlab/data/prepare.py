@@ -84,8 +84,10 @@ def prepare(
         rank_zero_info(note)
     # A file that is left out may come or go without changing the corpus, so the kept account may be out of date.
     manifest["read"] = source.account.renewed(manifest["read"])
-    if skipped := manifest["read"]["skipped"]:
-        rank_zero_info(f"data.path={data.path}: skipped {account.reasons(skipped)}")
+    # A corpus that was prepared before may have been allowed more.
+    account.check_broken(manifest["read"], where := f"data.path={data.path}", data.strict, data.broken)
+    for line in account.told(manifest["read"], where, folder):
+        rank_zero_info(line)
     for filtered in manifest["read"].get("filters", ()):
         rank_zero_info(filtering.line(filtered, "document" if reads == TEXT else "record"))
     if reads != TEXT:
@@ -162,9 +164,9 @@ def same_tokenizer(folder: Path, other: Path) -> bool:
 def _code() -> str:
     """sha256 of the modules that decide what is in a cached corpus: it is made anew when one of them changes.
 
-    All of this folder: a module too many makes a corpus anew once, one too few would serve an old one for ever.
+    All of this folder and those in it: a module too many makes a corpus anew once, one too few would serve an old one for ever.
     """
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
@@ -204,6 +206,7 @@ def _make(
     filters: Chosen,
 ) -> dict[str, Any]:
     with progress() as bar:
+        source.account.quarantine = folder / account.QUARANTINE
         documents, read = _read(data, source, kind, filters, bar)
         listed = fingerprint.listed(documents)
         if wanted not in (None, found := fingerprint.fingerprint(listed)):
@@ -280,6 +283,7 @@ def _read(
         found = filters.kept(source.read(lambda done, total: bar("reading", done, total)))
         documents = list(itertools.islice(found, data.max_documents))
     where = f"data.path={data.path}" if data.path else f"data={data.source}"
+    account.check_broken(source.account.fields(), where, data.strict, data.broken)
     if not documents and source.account.documents:
         raise UserError(filters.nothing_left(where, "document" if kind is None else "record"))
     if not documents:
