@@ -106,7 +106,7 @@ def test_tables_that_are_none(tmp_path):
     (tmp_path / "r.csv").write_text("text,text\nx,1\n")
     assert "two columns are called 'text'" in refusal(tmp_path / "r.csv")
     (tmp_path / "r.json").write_text('{"text": "x"}')
-    assert "must hold a list of objects" in refusal(tmp_path / "r.json")
+    assert "r.json, record 1: labelled records" in refusal(tmp_path / "r.json")
     (tmp_path / "r.txt").write_text("x")
     assert "files must end in one of .jsonl, .json, .csv, .tsv" in refusal(tmp_path / "r.txt")
 

@@ -16,7 +16,7 @@ def read(**options):
 
 
 def files(path):
-    return read(source="files", path=str(path))
+    return read(source="files", path=str(path), strict=True)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_files_of_all_kinds_in_order(tmp_path):
         '{"text": "one\\u2028"}\n\n{"text": "two\u2028", "id": 3}\n{"text": " "}\n'
     )
     (tmp_path / "empty.txt").touch()
-    (tmp_path / "other.csv").write_text("1,2")
+    (tmp_path / "other.pdf").write_text("1,2")
     (tmp_path / ".git" / "d.txt").write_text("no")
     assert files(tmp_path) == [
         ("a.md", "# Title"),

@@ -25,6 +25,9 @@ NO_NUMBERS = (
     "train.sample",
     "train.checkpoint_every",
     "data.num_workers",
+    # An error, or nothing: what is left out is the same.
+    "data.strict",
+    "data.broken",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.enable_autolog_hparams",

@@ -34,8 +34,7 @@ def problems(composed: Composed) -> list[str]:
         )
     if data.source == "files":
         if data.path is None:
-            endings = ".txt, .md, .jsonl" if kind is None else ".jsonl, .json, .csv, .tsv"
-            lines.append(f"data.path must be given with data=files: a folder or a file ({endings})")
+            lines.append("data.path must be given with data=files: a folder or a file")
         # exists() follows a link, and says of one to nothing that there is no file.
         elif os.path.islink(path := expanded(data.path)) and not os.path.exists(path):
             lines.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
@@ -55,7 +54,7 @@ def problems(composed: Composed) -> list[str]:
     if data.source != "files" and "data.field" in composed.keys:
         lines.append(f"data.field is read with data=files only, but data={data.source}; add data=files")
     elif not data.field:
-        lines.append("data.field must name the key of a text in a line of .jsonl, as data.field=text")
+        lines.append("data.field must name the key of a row's text, as data.field=text")
     if tokenizer.kind in ("char", "file") and "tokenizer.vocab_size" in composed.keys:
         has = "a token for each character of the text" if tokenizer.kind == "char" else "the tokens of its file"
         lines.append(

@@ -54,11 +54,17 @@ Fields = make_dataclass("Fields", [(key, Optional[str], field(default=None)) for
 @dataclass
 class Data:
     source: str = "python_docs"  # python_docs, python_code, arithmetic, reasoning_gym or files
-    path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl; records: .jsonl, .json, .csv, .tsv)
+    path: Optional[str] = None  # files: a folder, a file, or a pattern of them (*.jsonl.gz)
     fields: Fields = field(  # type: ignore[valid-type]
         default_factory=Fields
     )  # records: the keys of their fields, data.fields.label=category
-    field: str = "text"  # files: the key of a text in a line of .jsonl, "a.b" for one inside another
+    field: str = (
+        "text"  # files: the key of a row's text, "a.b" for one inside another; where a file has no "text": guessed
+    )
+    strict: bool = False  # files: the first document that can't be read is an error
+    broken: float = (
+        0.1  # files: share of documents that may be unreadable: they are left out, listed in quarantine.jsonl
+    )
     seq_len: int = 128
     validation: float = 0.1  # share held out
     split: str = (

@@ -1,51 +1,72 @@
-"""The user's own files as a source: plain texts, a document each, and JSON lines, a document a line."""
+"""The user's own files as a source of texts: a document each, or one for each row."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from llmlab.data.account import BLANK_DOCUMENT, BLANK_FILE, Account, Document, Source, Tick, printable, reasons
-from llmlab.data.listing import ENDINGS, File, below, one, status
+from llmlab.data import readers
+from llmlab.data.account import (
+    BLANK_DOCUMENT,
+    BLANK_FILE,
+    NO_ROWS,
+    Account,
+    Document,
+    Fault,
+    Source,
+    Tick,
+    printable,
+    reasons,
+)
+from llmlab.data.listing import File, below, one, status
+from llmlab.data.readers.item import EXCERPT, Broken, Item, LeftOut
 from llmlab.errors import UserError
-from llmlab.json_files import Json, json_lines, loads
+from llmlab.json_files import Json
 
 DEEPEST = 3  # levels of an object whose strings are offered for data.field
+FIELD = "text"
+# Keys under which a text is looked for, in this order, where a file has none under "text": those of the well-known data sets.
+GUESSES = (
+    "text", "content", "body", "document", "article", "raw_content", "page_content", "passage", "story", "markdown",
+)  # fmt: skip
+NO_TEXT = "without a text under its key"
+HALF = "with half of a surrogate pair"
 
 
-def files(path: Path, field: str) -> Source:
-    """All texts at `path`, in the order of their names. `field`: the key of a line's text, "a.b" for one inside another.
+def files(path: Path, field: str, strict: bool = True) -> Source:
+    """All texts at `path`, in the order of their names. `field`: the key of a row's text, "a.b" for one inside another.
 
-    Raises UserError where there is nothing to read; what is wrong inside a file is raised when it is read.
+    Raises UserError where there is nothing to read; what is wrong inside a file is found when it is read.
     """
-    listed, account = opened(path, ENDINGS)
+    listed, account = opened(path, readers.FORMATS, strict)
     # By the name and not the content: a .txt that begins with a brace is a text.
-    lines = {f.name for f in listed if f.name.lower().endswith(".jsonl")}
-    if field != "text" and not lines:
-        raise UserError(f"data.field={field}: it is a key of .jsonl files, and data.path={path} has none; leave it out")
-    stamp = [*state(path, listed), field if lines else None]
-
-    def read(file: File) -> Iterator[Document]:
-        return _jsonl(file, field, account) if file.name in lines else _plain(file, account)
-
-    return source(listed, account, stamp, read)
+    rows = [f for f in listed if (found := readers.format_of(f.name, readers.FORMATS)) is None or found[0].rows]
+    if field != FIELD and not rows:
+        raise UserError(
+            f"data.field={field}: it is a key of .jsonl files and other rows, and data.path={path} has none; leave it out"
+        )
+    stamp = [*state(path, listed), field if rows else None]
+    return source(listed, account, stamp, lambda file: _documents(file, field, account))
 
 
-def opened(path: Path, endings: tuple[str, ...]) -> tuple[list[File], Account]:
-    """The files of one of the `endings` at `path`, and the account of them. UserError where there is nothing to read."""
-    account = Account(place=str(path))
+def opened(path: Path, formats: tuple[readers.Format, ...], strict: bool = True) -> tuple[list[File], Account]:
+    """The files of these formats at `path`, and the account of them. UserError where there is nothing to read."""
+    account = Account(place=str(path), strict=strict)
+    endings = readers.endings(formats)
     if stat.S_ISDIR(status(path).st_mode):
         listed = below(path, account.listed, endings)
         if not listed:
-            _nothing(path, account, endings)
+            _nothing(path, account, formats)
     else:
         listed = [one(path)]
         if not path.name.lower().endswith(endings):
-            raise UserError(f"data.path={printable(str(path))}: files must end in one of {', '.join(endings)}")
+            raise UserError(
+                f"data.path={printable(str(path))}: files must end in one of {readers.shown_endings(formats)}"
+            )
         if not listed[0].stat.st_size:
             raise UserError(f"data.path={printable(str(path))}: the file is empty")
     account.names = [f.name for f in listed]
@@ -75,13 +96,39 @@ def source(
     return Source(stamp, lambda tick: account.counted(documents(tick)), account)
 
 
-def _nothing(path: Path, account: Account, endings: tuple[str, ...]) -> NoReturn:
+def good_items(
+    file: File,
+    formats: tuple[readers.Format, ...],
+    wanted: Callable[[Sequence[str]], list[str] | None],
+    account: Account,
+) -> Iterator[tuple[Item, str]]:
+    """(item, its document's name) of a file, but for what can't be read or isn't, which the account has then."""
+    item = None
+    for item in readers.items(file.path, file.name, formats, wanted):
+        name = readers.label(file.name, item)
+        if isinstance(item.value, LeftOut):
+            account.blank.add(item.value.reason, name)
+        elif isinstance(item.value, Broken):
+            account.reject(fault(file, item, item.value))
+        else:
+            yield item, name
+    if item is None:
+        account.blank.add(NO_ROWS, file.name)
+
+
+def fault(file: File, item: Item, broken: Broken) -> Fault:
+    """The entry of a broken item in the account."""
+    name, where = readers.label(file.name, item), readers.place(file.path, item)
+    return Fault(name, readers.label(file.name, item._replace(number=None)), item.number, where, *broken)
+
+
+def _nothing(path: Path, account: Account, formats: tuple[readers.Format, ...]) -> NoReturn:
     left_out = account.listed.entries()
     shown = printable(str(path))
     if {s["reason"] for s in left_out} == {"empty"}:
         raise UserError(f"data.path={shown}: all its files are empty")
     has = f"; skipped {reasons(left_out)}" if left_out else ""
-    raise UserError(f"data.path={shown}: the folder has no file that ends in {', '.join(endings)}{has}")
+    raise UserError(f"data.path={shown}: the folder has no file that ends in {readers.shown_endings(formats)}{has}")
 
 
 def _state(about: os.stat_result) -> tuple[int, int, int]:
@@ -101,49 +148,58 @@ def _unchanged(file: File) -> None:
         )
 
 
-def _plain(file: File, account: Account) -> Iterator[Document]:
-    text = decoded(file.path)
-    if text.strip():
-        yield Document(file.name, text)
-    else:
-        account.blank.add(BLANK_FILE, file.name)
+def _documents(file: File, field: str, account: Account) -> Iterator[Document]:
+    key, member = None if field == FIELD else field, ""
 
+    def wanted(columns: Sequence[str]) -> list[str] | None:
+        asked = guess(columns) or FIELD if field == FIELD else field
+        # A column may have a dot in its name.
+        return [asked, asked.partition(".")[0]]
 
-def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
-    for number, line in lines_of(file.path):
-        text = _text(line, field, f"data.path: {printable(file.path)}, line {number}")
-        if text.strip():
-            yield Document(f"{file.name}:{number}", text)
+    for item, name in good_items(file, readers.FORMATS, wanted, account):
+        if isinstance(item.value, str) and item.number is None:
+            if item.value.strip():
+                yield Document(name, item.value)
+            else:
+                account.blank.add(BLANK_FILE, name)
+            continue
+        if item.inside != member and field == FIELD:
+            key, member = None, item.inside
+        if key is None and isinstance(item.value, dict):
+            # The first row decides for all of its file.
+            key = guess([k for k, v in item.value.items() if k == FIELD or isinstance(v, str)]) or FIELD
+            if key != FIELD:
+                account.fields_found[key] += 1
+        text = _text(cast("Json", item.value), key or FIELD)
+        if isinstance(text, Broken):
+            account.reject(fault(file, item, text))
+        elif text.strip():
+            yield Document(name, text)
         else:
-            account.blank.add(BLANK_DOCUMENT, f"{file.name}:{number}")
+            account.blank.add(BLANK_DOCUMENT, name)
 
 
-def lines_of(path: str) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a .jsonl file."""
-    try:
-        with open(path, encoding="utf-8", newline=None) as f:
-            yield from json_lines(f)
-    # The error's position counts from the reader's buffer; decoding the whole file gives that in the file.
-    except UnicodeDecodeError:
-        decoded(path)
-        raise
-    except OSError as e:
-        raise _unreadable(path, e) from None
+def guess(keys: Sequence[str]) -> str | None:
+    """The key of a text among the keys of a row: the first of GUESSES that is there, or the only key."""
+    if FIELD in keys:
+        return FIELD
+    lower = {k.lower(): k for k in reversed(keys)}
+    found = next((lower[g] for g in GUESSES if g in lower), None)
+    return found or (keys[0] if len(keys) == 1 else None)
 
 
-def _text(line: str, field: str, where: str) -> str:
-    """The text of a line of JSON. UserError begins with `where`."""
-    row = loads(line, where)
+def _text(row: Json, field: str) -> str | Broken:
+    """The text of a row."""
     text = value_of(row, field)
     if not isinstance(text, str):
-        raise UserError(f'{where}: needs an object with a string under "{field}"{_instead(row, text)}')
+        error = f'needs an object with a string under "{field}"{_instead(row, text)}'
+        return Broken(NO_TEXT, error, json.dumps(row)[:EXCERPT])
     try:
         # json.loads takes half of a surrogate pair, of which tokenizers says later that "TextInputSequence must be str".
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(
-            f'{where}: "{field}" holds half of a surrogate pair (\\ud800 to \\udfff), which is no character'
-        ) from None
+        error = f'"{field}" holds half of a surrogate pair (\\ud800 to \\udfff), which is no character'
+        return Broken(HALF, error, json.dumps(row)[:EXCERPT])
     return text
 
 
@@ -180,24 +236,3 @@ def _strings(row: dict[str, Json], inside: str, levels: int) -> Iterator[str]:
             yield inside + key
         elif isinstance(value, dict) and levels > 1:
             yield from _strings(value, f"{inside}{key}.", levels - 1)
-
-
-def decoded(path: str) -> str:
-    """A file's text in UTF-8 without a byte order mark in front."""
-    try:
-        data = Path(path).read_bytes()
-        # Not "utf-8-sig": the positions of its errors count from behind the mark.
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as e:
-        # Windows PowerShell 5 writes UTF-16 with a mark by `>`.
-        coding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        raise UserError(
-            f"data.path: {printable(path)} is not UTF-8 (byte {e.start}); convert it, "
-            f"for example: iconv -f {coding} -t utf-8 {printable(Path(path).name)}"
-        ) from None
-    except OSError as e:
-        raise _unreadable(path, e) from None
-
-
-def _unreadable(path: str, e: OSError) -> UserError:
-    return UserError(f"data.path: {printable(path)} can't be read ({e.strerror})")

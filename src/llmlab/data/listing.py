@@ -11,7 +11,6 @@ from typing import NamedTuple
 from llmlab.data.account import ENDING, Tally, printable
 from llmlab.errors import UserError
 
-ENDINGS = (".txt", ".md", ".jsonl")
 AGAIN = "read already under another name"
 ABOVE = "a link to a folder that holds this one"
 DANGLING = "a link to nothing"
@@ -51,7 +50,7 @@ def status(path: Path) -> os.stat_result:
         raise UserError(f"{shown} has a NUL character in it; no file has") from None
 
 
-def below(folder: Path, left_out: Tally, endings: tuple[str, ...] = ENDINGS) -> list[File]:
+def below(folder: Path, left_out: Tally, endings: tuple[str, ...]) -> list[File]:
     """The files below a folder of one of the `endings`, sorted by name; the others are entered in `left_out`.
 
     What is there itself goes before links to it, so that a link never changes the name of a document. A link to a text

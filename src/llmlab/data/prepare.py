@@ -85,8 +85,10 @@ def prepare(
         rank_zero_info(note)
     # A file that is left out may come or go without changing the corpus, so the kept account may be out of date.
     manifest["read"] = source.account.renewed(manifest["read"])
-    if skipped := manifest["read"]["skipped"]:
-        rank_zero_info(f"data.path={data.path}: skipped {account.reasons(skipped)}")
+    # A corpus that was prepared before may have been allowed more.
+    account.check_broken(manifest["read"], where := f"data.path={data.path}", data.strict, data.broken)
+    for line in account.told(manifest["read"], where, folder):
+        rank_zero_info(line)
     for filtered in manifest["read"].get("filters", ()):
         rank_zero_info(filtering.line(filtered, "document" if reads == TEXT else "record"))
     if reads != TEXT:
@@ -163,10 +165,10 @@ def same_tokenizer(folder: Path, other: Path) -> bool:
 def _code() -> str:
     """sha256 of the modules that decide what is in a cached corpus: it is made anew when one of them changes.
 
-    All of this folder: a module too many makes a corpus anew once, one too few would serve an old one for ever.
+    All of this folder and those in it: a module too many makes a corpus anew once, one too few would serve an old one for ever.
     """
     # The model of n-grams may be a filter's, beside what counts it here.
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(ngram.__file__)]
+    files = [*sorted(Path(__file__).parent.rglob("*.py")), Path(ngram.__file__)]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
@@ -199,6 +201,7 @@ def _make(
     filters: Chosen,
 ) -> dict[str, Any]:
     with progress() as bar:
+        source.account.quarantine = folder / account.QUARANTINE
         reading = Reading(data, source, kind, filters, bar)
         if kind is None:
             return prepare_texts.make(folder, data, cfg, special, reading, wanted, bar)

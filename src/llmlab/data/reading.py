@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmlab.data import filtering
-from llmlab.data.account import Document, Read, Source, reasons
+from llmlab.data.account import Document, Read, Source, check_broken, reasons
 from llmlab.data.record_arrays import texts_of
 from llmlab.errors import UserError
 
@@ -38,6 +38,7 @@ class Reading:
                 self.bytes += len(document.text.encode("utf-8"))
                 yield document
             self._filtered = filters.accounts
+            check_broken(self.source.account.fields(), self._where, self.data.strict, self.data.broken)
             if not self.count:
                 self._nothing(filters)
 
@@ -49,15 +50,18 @@ class Reading:
             read = {**read, **kept, "filters": self._filtered}  # type: ignore[typeddict-item]
         return read
 
+    @property
+    def _where(self) -> str:
+        return f"data.path={self.data.path}" if self.data.path else f"data={self.data.source}"
+
     def _text_of(self, document: Document) -> str:
         if self.kind is None:
             return document.text
         return "\n".join(t for _, t in texts_of(json.loads(document.text), self.kind))
 
     def _nothing(self, filters: filtering.Filters) -> None:
-        where = f"data.path={self.data.path}" if self.data.path else f"data={self.data.source}"
         if self.source.account.documents:
-            raise UserError(filters.nothing_left(where, "document" if self.kind is None else "record"))
+            raise UserError(filters.nothing_left(self._where, "document" if self.kind is None else "record"))
         what = "text in it, only white space" if self.kind is None else "record in it that has any text"
         left_out = self.source.account.fields()["skipped"] if self.kind is not None else []
-        raise UserError(f"{where}: there is no {what}" + (f"; skipped {reasons(left_out)}" if left_out else ""))
+        raise UserError(f"{self._where}: there is no {what}" + (f"; skipped {reasons(left_out)}" if left_out else ""))

@@ -1,14 +1,13 @@
-"""The user's own records: JSON lines, a JSON list, or a table (csv, tsv), each record checked against its kind."""
+"""The user's own records: rows of JSON or of a table, each checked against its kind."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from llmlab.data import readers
 from llmlab.data.account import (
     ALL_TIED,
     BLANK_RECORD,
@@ -20,17 +19,16 @@ from llmlab.data.account import (
     Source,
     printable,
 )
-from llmlab.data.files import decoded, lines_of, opened, source, state, value_of
+from llmlab.data.files import fault, good_items, opened, source, state, value_of
 from llmlab.data.listing import File
+from llmlab.data.readers.item import EXCERPT, Broken
 from llmlab.data.record_messages import messages_of
 from llmlab.data.record_values import NOBODY, check_together, checked_value, majority
 from llmlab.errors import UserError
-from llmlab.json_files import loads
 from llmlab.record_kinds import Field, Kind
 
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 SHOWN = 12  # keys of a record that an error names
-LONGEST = 1 << 30  # characters of a field
+NO_RECORD = "no records of the kind"
 
 
 class Message(TypedDict):
@@ -65,21 +63,27 @@ class Record(TypedDict, total=False):
     rest: NotRequired[dict[str, Any]]
 
 
-def records(path: Path, kind: Kind, names: Mapping[str, str], keep_votes: bool = False) -> Source:
+def records(path: Path, kind: Kind, names: Mapping[str, str], keep_votes: bool = False, strict: bool = True) -> Source:
     """All records of a kind at `path`, in the order of the files' names, each a document whose text is the record as JSON.
 
     names: the keys by which the files call a field, where they have others; "a.b" for one inside another object. keep_votes:
-    records keep their votes beside the label of the majority. Raises
-    UserError where there is nothing to read; what is wrong inside a file is raised, with its line, when it is read.
+    records keep their votes beside the label of the majority. strict: the first that is no record is an error. Raises
+    UserError where there is nothing to read; what is wrong inside a file is found, with its line, when it is read.
     """
     mine = {key for field in kind.fields for key in field.keys}
     if foreign := [n for n in names if n not in mine]:
         raise UserError(f"data.fields.{foreign[0]}: no field of {kind}; leave it out")
-    listed, account = opened(path, ENDINGS)
+    listed, account = opened(path, readers.ROWS, strict)
 
     def read(file: File) -> Iterator[Document]:
-        for name, where, row in _rows(file):
-            record = _record(row, kind, names, where, keep_votes)
+        for item, name in good_items(file, readers.ROWS, lambda columns: None, account):
+            where = readers.place(file.path, item)
+            try:
+                record = _record(item.value, kind, names, where, keep_votes)
+            except UserError as e:
+                error = str(e).removeprefix(where).removeprefix(": ")
+                account.reject(fault(file, item, Broken(NO_RECORD, error, json.dumps(item.value)[:EXCERPT])))
+                continue
             if reason := _empty(record, kind):
                 account.blank.add(reason, name)
             else:
@@ -88,68 +92,6 @@ def records(path: Path, kind: Kind, names: Mapping[str, str], keep_votes: bool =
     # The kind and the names decide what a record is made of, as much as the files do.
     how = [kind.name, dict(sorted(names.items())), *(["votes"] if keep_votes else [])]
     return source(listed, account, [*state(path, listed), *how], read)
-
-
-def _rows(file: File) -> Iterator[tuple[str, str, Any]]:
-    """(name, the beginning of an error, value) of each record of a file."""
-    shown, ending = f"data.path: {printable(file.path)}", file.name.lower().rpartition(".")[2]
-    if ending == "jsonl":
-        for number, line in lines_of(file.path):
-            where = f"{shown}, line {number}"
-            yield f"{file.name}:{number}", where, loads(line, where)
-    elif ending == "json":
-        found = loads(decoded(file.path), shown)
-        if not isinstance(found, list):
-            raise UserError(
-                f"{shown}: a .json file of records must hold a list of objects; .jsonl has an object a line"
-            )
-        for number, row in enumerate(found, start=1):
-            yield f"{file.name}:{number}", f"{shown}, record {number}", row
-    else:
-        for number, row in _table(decoded(file.path), ending, shown):
-            yield f"{file.name}:{number}", f"{shown}, line {number}", row
-
-
-def _table(text: str, ending: str, shown: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of its last line, values by column) of each row. The first row names the columns."""
-    # A quote in a .tsv is a character like any other: GLUE's files have single ones.
-    # strict: without it a quote that is never closed makes one field of the rest of the file.
-    how: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if ending == "tsv" else {"strict": True}
-    # newline="": a quoted field may hold line breaks, which csv wants as they are.
-    reader = csv.reader(io.StringIO(text, newline=""), **how)
-    header: list[str] | None = None
-    try:
-        for row in _long_rows(reader):
-            # csv gives [] for an empty line.
-            if not row:
-                continue
-            if header is None:
-                header = [name.strip() for name in row]
-                if twice := [n for n in header if header.count(n) > 1]:
-                    raise UserError(f"{shown}, line {reader.line_num}: two columns are called {twice[0]!r}")
-                continue
-            if len(row) != len(header):
-                n = len(row)
-                raise UserError(
-                    f"{shown}, line {reader.line_num}: it has {n} value{'s' * (n != 1)}, but the first line names "
-                    f"{len(header)} columns ({', '.join(map(printable, header[:SHOWN]))})"
-                )
-            yield reader.line_num, dict(zip(header, row, strict=True))
-    except csv.Error as e:
-        raise UserError(f"{shown}, line {reader.line_num}: not valid .{ending} ({e})") from None
-
-
-def _long_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """The rows of a reader, whose fields may be long. csv's limit of 131,072 characters is one of the whole process."""
-    while True:
-        before = csv.field_size_limit(LONGEST)
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        finally:
-            csv.field_size_limit(before)
-        yield row
 
 
 def _record(row: object, kind: Kind, names: Mapping[str, str], where: str, keep_votes: bool = False) -> Record:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmlab.data import arithmetic, files, library, reasoning
+from llmlab.data import arithmetic, files, library, readers, reasoning
 from llmlab.data.account import Document, Source
-from llmlab.data.record_files import ENDINGS, records
+from llmlab.data.record_files import records
 from llmlab.errors import UserError
 from llmlab.files import expanded
 from llmlab.record_kinds import KEYS, KINDS, TEXT
@@ -32,12 +32,12 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
         if cfg.source != "files" or not cfg.path:
             what = "holds texts" if cfg.source != "files" else "needs a file or a folder"
             raise UserError(
-                f"data={cfg.source} {what}: {kind} are read from data=FOLDER_OR_FILE ({', '.join(ENDINGS)})"
+                f"data={cfg.source} {what}: {kind} are read from data=FOLDER_OR_FILE ({readers.shown_endings(readers.ROWS)})"
             )
         if cfg.field != "text":
             raise UserError(f"data.field={cfg.field} is for texts; of {kind} data.fields.text=KEY names one")
         # os.path's: pathlib's raises RuntimeError for the home of a user that is not there.
-        return records(expanded(cfg.path), kind, names, cfg.votes == "label_model")
+        return records(expanded(cfg.path), kind, names, cfg.votes == "label_model", cfg.strict)
     if names:
         first, key = next(iter(names.items()))
         raise UserError(
@@ -46,9 +46,10 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
     if cfg.source == "files":
         if not cfg.path:
             raise UserError(
-                "data.path: data=files needs a file or a folder (.txt, .md, .jsonl): data.path=FOLDER_OR_FILE"
+                "data.path: data=files needs a file or a folder "
+                f"({readers.shown_endings(readers.FORMATS)}): data.path=FOLDER_OR_FILE"
             )
-        return files.files(expanded(cfg.path), cfg.field)
+        return files.files(expanded(cfg.path), cfg.field, cfg.strict)
     if cfg.path:
         raise UserError(f"data.path={cfg.path} has no effect with data.source={cfg.source}: add data=files")
     if cfg.field != "text":
