@@ -20,6 +20,7 @@ def reasons(**options):
     return dict(zip(TEXTS, map(made.reason, made.measure(list(TEXTS.values()))), strict=True))
 
 
+@pytest.mark.slow  # its model takes most of a second to load
 def test_documents_in_other_languages_are_dropped():
     pytest.importorskip("py3langid")
     found = reasons(least=0.5)
@@ -30,6 +31,8 @@ def test_documents_in_other_languages_are_dropped():
     assert found["none"] is not None
     assert [k for k, why in reasons(keep=("de", "zh"), least=0.5).items() if why is None] == ["de", "zh"]
     assert reasons(least=1.0)["en"] == "in no language for certain, with a score below 1"
+    with pytest.raises(ValueError, match="keep=german is no language that py3langid knows"):
+        reasons(keep=("german",))
 
 
 def test_refused(monkeypatch):
@@ -39,7 +42,3 @@ def test_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     with pytest.raises(ValueError, match=r"it needs py3langid: pip install 'llmlab\[language\]'"):
         reasons()
-    monkeypatch.undo()
-    pytest.importorskip("py3langid")
-    with pytest.raises(ValueError, match="keep=german is no language that py3langid knows"):
-        reasons(keep=("german",))
