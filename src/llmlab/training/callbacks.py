@@ -39,6 +39,7 @@ class Journal(Callback):
         self.log_every, self.tokens_per_step, self.bounds = log_every, tokens_per_step, bounds
         self.initial: float | None = None  # loss of the run's first step
         self.loss: float | None = None  # the last logged
+        self.reward: float | None = None  # the same, of a method that draws answers
         self.final: dict[str, float] = {}  # the last validation
         self.meter: Meter | None = None
         self.loggers = Loggers()
@@ -77,7 +78,8 @@ class Journal(Callback):
             meter.start(step, module.device)
         if step == 1 or step % self.log_every == 0:
             self.train_row(trainer, module, step)
-        self.progress.update(step, self.loss, meter.recent, self.remaining.seconds(step, meter.recent))
+        left = self.remaining.seconds(step, meter.recent)
+        self.progress.update(step, self.loss, meter.recent, left, reward=self.reward)
         if step >= trainer.max_steps:
             # Lightning then validates once more before it ends. At max_steps alone it would just stop.
             trainer.should_stop = True
@@ -86,7 +88,7 @@ class Journal(Callback):
         summary = module.step_metrics.flush(module.reduce)
         self.initial = guard.check(summary, step, self.initial, scaled=scaled(trainer))
         guard.within(summary, step, self.bounds)
-        self.loss = summary.loss
+        self.loss, self.reward = summary.loss, summary.logs.get("reward")
         meter = self.meter
         assert meter is not None
         meter.mark(step)

@@ -25,9 +25,16 @@ class Progress:
         self._open = False  # an unfinished line stands in the terminal
 
     def update(
-        self, step: int, loss: float | None, rate: float | None, left: float | None, *, force: bool = False
+        self,
+        step: int,
+        loss: float | None,
+        rate: float | None,
+        left: float | None,
+        *,
+        reward: float | None = None,
+        force: bool = False,
     ) -> None:
-        """rate: tokens a second. left: seconds."""
+        """rate: tokens a second. left: seconds. reward: of answers that the model drew, whose loss says little."""
         if not self.enabled:
             return
         # Not time.time(), which may be set back, and the line would then stand still.
@@ -38,6 +45,8 @@ class Progress:
         fields = [f"step {step:,}/{self.steps:,}"]
         if loss is not None:
             fields.append(f"loss {loss:.4f}")
+        if reward is not None:
+            fields.append(f"reward {reward:.4f}")
         if rate:
             fields.append(f"{rate:,.0f} tokens/s")
         if left is not None:
