@@ -181,7 +181,7 @@ def keep(run: str, found: Score, answers: Sequence[Answered]) -> Path:
     from llmlab.runs import folder
 
     reward = found["reward_by"].partition(" ")[0].partition("=")[2]
-    of = Path(found["data"]).stem.replace(" ", "_") if found["data"] != "the run's held-out prompts" else "held_out"
+    of = Path(found["data"]).stem.replace(" ", "_") if found["data"] != "the run's held-out prompts" else "own"
     return files.write(folder.home(run), f"{reward}-{of}", found, answers)
 
 
