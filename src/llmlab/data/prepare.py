@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.data import account, cache, chat_templates, encoding, filtering, fingerprint, prepare_records
+from llmlab.data import account, cache, card, chat_templates, encoding, filtering, fingerprint, prepare_records
 from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.filtering import Chosen
 from llmlab.data.fingerprint import OtherText
+from llmlab.data.parts import Piece, leave_out_repeated, split_texts
 from llmlab.data.progress import Bar, progress
 from llmlab.data.record_arrays import texts_of
 from llmlab.data.records import Records
@@ -77,7 +78,13 @@ def prepare(
         tokenizer = replace(tokenizer, kind="file", path=str(home))
         folder = _place(data, tokenizer, special, source, labels, filters)
     make = functools.partial(_make, kind=KINDS.get(reads), labels=labels, filters=filters)
-    manifest = cache.open_or_make(folder, lambda at: make(at, data, tokenizer, special, source, text))
+
+    def fill(at: Path) -> dict[str, Any]:
+        made = make(at, data, tokenizer, special, source, text)
+        card.write(at, made, f"data.path={account.printable(data.path)}" if data.path else f"data={data.source}")
+        return made
+
+    manifest = cache.open_or_make(folder, fill)
     if text not in (None, manifest["fingerprint"]):
         raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
     for note in manifest["notes"]:
@@ -187,13 +194,6 @@ def _stamp(path: str | None) -> Any:
 # ---------------------------------------------------------------- the work
 
 
-class _Piece:
-    """A stretch of one document; `begins` and `ends` where the document does."""
-
-    def __init__(self, text: str, ends: bool = True, begins: bool = True):
-        self.text, self.ends, self.begins = text, ends, begins
-
-
 def _make(
     folder: Path,
     data: schema.Data,
@@ -215,8 +215,10 @@ def _make(
         if kind is not None:
             made = prepare_records.make(folder, data, cfg, special, documents, kind, labels, bar)
             return {**made, "fingerprint": found, "source": data.source, "read": read}
-        parts, split = _split(documents, data)
+        parts, split = split_texts(documents, data)
         notes = []
+        if split == "position" and (repeated := leave_out_repeated(parts)):
+            notes.append(f"{repeated:,} held-out documents are left out: their text is in the training part too")
         if split != data.split:
             notes.append(
                 f"no whole document of {len(documents)} falls on each side of data.split=document: "
@@ -299,7 +301,7 @@ def _read(
 def _write(
     folder: Path,
     part: str,
-    pieces: Sequence[_Piece],
+    pieces: Sequence[Piece],
     tokenizer: Tokenizer,
     around: tuple[tuple[int, ...], int | None],
     sized: bool,
@@ -364,33 +366,3 @@ def _losses(part: str, untold: bool, whole: int, unknown: int, dropped: int) -> 
         if n
     ]
     return [f"{' and '.join(lost)}: bits per byte count those bytes, but the loss does not know them"] if lost else []
-
-
-def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, list[_Piece]], str]:
-    """Whole documents by a hash of their text, or all text after a share of its characters.
-
-    By hash a document stays on its side whatever else is in the corpus. Where that leaves one side empty (a corpus of
-    one file) the split is by position.
-    """
-    if data.split == "none":
-        return {"train": [_Piece(d.text) for d in documents], "validation": []}, "none"
-    if data.split == "document":
-        parts: dict[str, list[_Piece]] = {part: [] for part in PARTS}
-        for document in documents:
-            # Not hash(): Python salts that of a text anew in each process, and a document would change sides from run
-            # to run.
-            place = int.from_bytes(hashlib.sha256(document.text.encode("utf-8")).digest()[:8], "big") / 2**64
-            parts["validation" if place < data.validation else "train"].append(_Piece(document.text))
-        if all(parts.values()):
-            return parts, "document"
-    cut = int(sum(len(d.text) for d in documents) * (1 - data.validation))
-    parts = {part: [] for part in PARTS}
-    at = 0
-    for document in documents:
-        here = min(max(cut - at, 0), len(document.text))
-        if here:
-            parts["train"].append(_Piece(document.text[:here], here == len(document.text)))
-        if here < len(document.text):
-            parts["validation"].append(_Piece(document.text[here:], begins=here == 0))
-        at += len(document.text)
-    return parts, "position"
