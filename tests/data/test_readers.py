@@ -330,3 +330,28 @@ def test_a_text_is_on_one_side_whatever_its_space_and_case(tmp_path, capsys):
         Data(source="files", path=str(folder), validation=0.3), Tokenizer(vocab_size=300), reads="labelled"
     )
     assert all(n % 2 == 0 for n in corpus.manifest["documents"].values())
+
+
+@pytest.mark.slow
+def test_a_folder_that_datasets_has_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"id": i, "content": f"text {i}", "label": i % 2} for i in range(6)]
+    whole = datasets.Dataset.from_list(rows)
+    splits = datasets.DatasetDict({"train": whole.select([4, 1, 0]), "test": whole})
+    splits.save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "d" / "train" / "cache-1.arrow").write_bytes(b"no")
+    documents, read = opened(tmp_path / "d", strict=True)
+    assert [t for _, t in documents] == ["text 4", "text 1", "text 0"] and read["fields"] == {"content": 1}
+    assert {s["reason"]: s["count"] for s in read["skipped"]} == {
+        "another split of a saved data set": 1,
+        "no rows of a saved data set": 4,
+    }
+    assert texts(tmp_path / "d" / "test") == whole["content"][:]
+    whole.save_to_disk(str(tmp_path / "shards"), num_shards=3)
+    assert texts(tmp_path / "shards") == whole["content"][:]
+    (tmp_path / "shards" / "data-00001-of-00003.arrow").unlink()
+    with pytest.raises(UserError, match="data-00001-of-00003.arrow, which state.json names, is not there"):
+        texts(tmp_path / "shards")
+    datasets.DatasetDict({"a": whole, "b": whole}).save_to_disk(str(tmp_path / "ab"))
+    with pytest.raises(UserError, match="of the splits a, b; name the folder of one"):
+        texts(tmp_path / "ab")
