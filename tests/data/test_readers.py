@@ -156,6 +156,7 @@ def test_the_text_of_a_page(tmp_path):
         (["title", "body"], "body"),
         (["sentence"], "sentence"),
         (["title", "sentence"], None),
+        (["id", "version"], None),
         (["text", "content"], "text"),
     ],
 )
@@ -296,3 +297,61 @@ def test_a_missing_package_is_said_in_a_line(tmp_path, monkeypatch):
             m.setitem(__import__("sys").modules, package, None)
             with pytest.raises(UserError, match=r"is missing: pip install 'llmlab\[(tables|html)\]'"):
                 texts(tmp_path / name)
+
+
+def test_a_text_is_on_one_side_whatever_its_space_and_case(tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [f"caf\u00e9 number {i} of it" for i in range(40)]
+    twins = [r.upper().replace(" ", " \n ").replace("\u00c9", "E\u0301") for r in rows]
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in rows + twins))
+    data = Data(source="files", path=str(folder), seq_len=8, validation=0.3)
+    corpus = prepare(data, Tokenizer(kind="char"))
+    eos = corpus.tokenizer.special["eos"]
+
+    def found(part):
+        held = getattr(corpus, part).tokens.tolist()
+        runs = "".join(corpus.tokenizer.decode([i]) if i != eos else "|" for i in held).split("|")[:-1]
+        return {" ".join(t.casefold().split()).replace("e\u0301", "\u00e9") for t in runs}, len(runs)
+
+    (train, n), (validation, m) = found("train"), found("validation")
+    assert not train & validation and n == 2 * len(train) and m == 2 * len(validation) and n + m == 80 and m
+    card = (corpus.folder / "README.md").read_text()
+    assert f"| train | {n} |" in card and corpus.fingerprint in card and "a.jsonl:" in card
+    data.split = "position"
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*rows, *twins[:3], "new " * 9]))
+    capsys.readouterr()
+    corpus = prepare(data, Tokenizer(kind="char"))
+    assert "3 held-out documents are left out: their text is in the training part too" in capsys.readouterr().err
+    (folder / "a.jsonl").unlink()
+    records = [{"text": t, "label": i % 2} for i, t in enumerate([*rows, *twins])]
+    (folder / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    corpus = prepare(
+        Data(source="files", path=str(folder), validation=0.3), Tokenizer(vocab_size=300), reads="labelled"
+    )
+    assert all(n % 2 == 0 for n in corpus.manifest["documents"].values())
+
+
+@pytest.mark.slow
+def test_a_folder_that_datasets_has_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"id": i, "content": f"text {i}", "label": i % 2} for i in range(6)]
+    whole = datasets.Dataset.from_list(rows)
+    splits = datasets.DatasetDict({"train": whole.select([4, 1, 0]), "test": whole})
+    splits.save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "d" / "train" / "cache-1.arrow").write_bytes(b"no")
+    documents, read = opened(tmp_path / "d", strict=True)
+    assert [t for _, t in documents] == ["text 4", "text 1", "text 0"] and read["fields"] == {"content": 1}
+    assert {s["reason"]: s["count"] for s in read["skipped"]} == {
+        "another split of a saved data set": 1,
+        "no rows of a saved data set": 4,
+    }
+    assert texts(tmp_path / "d" / "test") == whole["content"][:]
+    whole.save_to_disk(str(tmp_path / "shards"), num_shards=3)
+    assert texts(tmp_path / "shards") == whole["content"][:]
+    (tmp_path / "shards" / "data-00001-of-00003.arrow").unlink()
+    with pytest.raises(UserError, match="data-00001-of-00003.arrow, which state.json names, is not there"):
+        texts(tmp_path / "shards")
+    datasets.DatasetDict({"a": whole, "b": whole}).save_to_disk(str(tmp_path / "ab"))
+    with pytest.raises(UserError, match="of the splits a, b; name the folder of one"):
+        texts(tmp_path / "ab")

@@ -54,7 +54,7 @@ Fields = make_dataclass("Fields", [(key, Optional[str], field(default=None)) for
 @dataclass
 class Data:
     source: str = "python_docs"  # python_docs, python_code, arithmetic, reasoning_gym or files
-    path: Optional[str] = None  # files: a folder, a file, or a pattern of them (*.jsonl.gz)
+    path: Optional[str] = None  # files: a folder or a file
     fields: Fields = field(  # type: ignore[valid-type]
         default_factory=Fields
     )  # records: the keys of their fields, data.fields.label=category

@@ -167,7 +167,7 @@ def _documents(file: File, field: str, account: Account) -> Iterator[Document]:
             key, member = None, item.inside
         if key is None and isinstance(item.value, dict):
             # The first row decides for all of its file.
-            key = guess([k for k, v in item.value.items() if k == FIELD or isinstance(v, str)]) or FIELD
+            key = _guess_in(item.value) or FIELD
             if key != FIELD:
                 account.fields_found[key] += 1
         text = _text(cast("Json", item.value), key or FIELD)
@@ -177,6 +177,11 @@ def _documents(file: File, field: str, account: Account) -> Iterator[Document]:
             yield Document(name, text)
         else:
             account.blank.add(BLANK_DOCUMENT, name)
+
+
+def _guess_in(row: dict[str, Json]) -> str | None:
+    texts = [k for k, v in row.items() if k == FIELD or isinstance(v, str)]
+    return guess(texts) if len(texts) != 1 or len(row) == 1 or texts[0].lower() in GUESSES else None
 
 
 def guess(keys: Sequence[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,13 @@ class OtherText(UserError):
 
 def listed(document: Document) -> Listed:
     return Listed(hashlib.sha256(document.text.encode("utf-8")).hexdigest(), " ".join(document.name.split("\n")))
+
+
+def normal(text: str) -> bytes:
+    """A digest that texts have in common that are equal up to white space, case, and the way characters are composed."""
+    # Of ASCII the composed form is the text itself.
+    text = text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8")).digest()[:16]
 
 
 def fingerprint(documents: Iterable[Listed]) -> str:

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from llmlab.data import saved_sets
 from llmlab.data.account import ENDING, Tally, printable
 from llmlab.errors import UserError
 
@@ -88,8 +89,12 @@ def below(folder: Path, left_out: Tally, endings: tuple[str, ...]) -> list[File]
                 raise UserError(f"data.path={printable(str(folder))} {_unreadable(e)}") from None
             left_out.add(UNREADABLE, f"{name}: {e.strerror}")
             continue
+        unread = saved_sets.left_out(real, [e.name for e in found])
         for entry in found:
             at = os.path.join(name, entry.name)
+            if entry.name in unread:
+                left_out.add(unread[entry.name], at)
+                continue
             # .git and .ipynb_checkpoints hold copies of texts that are there already.
             if entry.name.startswith("."):
                 left_out.add("hidden", at)

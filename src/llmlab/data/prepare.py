@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlab import ngram
-from llmlab.data import account, cache, chat_templates, filtering, fingerprint, prepare_records, prepare_texts
+from llmlab.data import account, cache, card, chat_templates, filtering, fingerprint, prepare_records, prepare_texts
 from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.filtering import Chosen
 from llmlab.data.fingerprint import OtherText
@@ -76,9 +76,13 @@ def prepare(
         tokenizer = replace(tokenizer, kind="file", path=str(home))
         folder = _place(data, tokenizer, special, source, labels, filters)
     make = functools.partial(_make, kind=KINDS.get(reads), labels=labels, filters=filters)
-    manifest = cache.open_or_make(
-        folder, lambda at: make(at, data, tokenizer, special, source, text), resumes=reads == TEXT
-    )
+
+    def fill(at: Path) -> dict[str, Any]:
+        made = make(at, data, tokenizer, special, source, text)
+        card.write(at, made, f"data.path={account.printable(data.path)}" if data.path else f"data={data.source}")
+        return made
+
+    manifest = cache.open_or_make(folder, fill, resumes=reads == TEXT)
     if text not in (None, manifest["fingerprint"]):
         raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
     for note in manifest["notes"]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.data import chat_templates, conversations, label_model, record_arrays
+from llmlab.data import chat_templates, conversations, fingerprint, label_model, record_arrays
 from llmlab.data.account import Document, printable
 from llmlab.data.framing import Framing
 from llmlab.data.record_files import Record
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from llmlab.data.progress import Bar
     from llmlab.data.template import Template
 
+WHITE = re.compile(r"(?:\\[ntrf])+")
 FRAMES = ("cls", "sep")  # special tokens of a tokenizer that is learnt for records of these kinds
 FRAMED = (*LABELLED, "questions", "choices", "similar")
 
@@ -136,8 +138,12 @@ def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[R
         return {"train": list(found), "validation": []}, "none"
     if data.split == "document":
         parts: dict[str, list[Record]] = {"train": [], "validation": []}
+        sides: dict[bytes, str] = {}
         for record in found:
-            parts["validation" if record_arrays.side(record) < data.validation else "train"].append(record)
+            # White space inside a text is "\\n" in JSON: made a space, so that it runs together with other white space.
+            same = fingerprint.normal(WHITE.sub(" ", record_arrays.key(record)))
+            place = "validation" if record_arrays.side(record) < data.validation else "train"
+            parts[sides.setdefault(same, place)].append(record)
         if all(parts.values()):
             return parts, "document"
     # At least one record is held out, however small the share.

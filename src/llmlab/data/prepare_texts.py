@@ -13,7 +13,7 @@ from llmlab.data import cache, fingerprint
 from llmlab.data.corpus import PARTS
 from llmlab.data.encoded_part import PartWriter
 from llmlab.data.fingerprint import OtherText
-from llmlab.data.text_store import Part, TextStore, split
+from llmlab.data.text_store import Part, TextStore, leave_out_repeated, split
 from llmlab.data.tokenizer import Tokenizer, ends_nothing
 from llmlab.data.tokenizer import make as make_tokenizer
 from llmlab.ranks import rank_zero_info
@@ -45,6 +45,8 @@ def make(
         raise OtherText(found, fingerprint.read(folder) or [])
     parts, how = split(store, data.split, data.validation)
     notes = []
+    if how == "position" and (repeated := leave_out_repeated(parts)):
+        notes.append(f"{repeated:,} held-out documents are left out: their text is in the training part too")
     if how != data.split:
         notes.append(
             f"no whole document of {len(store)} falls on each side of data.split=document: "

@@ -38,17 +38,21 @@ def texts_of(record: Record, kind: Kind) -> Iterator[tuple[str, str]]:
             yield field.name, value
 
 
-def side(record: Record) -> float:
-    """A number in [0, 1) by which a record is held out or not, from all but its label: a text keeps its side under any."""
-    # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
+def key(record: Record) -> str:
+    """All of a record but its label, by which it is held out or not: a text keeps its side under any."""
     # Keys sorted: two files may hold a record's fields in another order.
     labels = ("label", "labels", "votes", "confidence", "answer", "start")
     if (
         "good" in record or "answers" in record
     ):  # a prompt's answers are on one side, or what is good would be known of it
         record = {"prompt": record["prompt"]}
-    key = json.dumps({k: v for k, v in record.items() if k not in labels}, ensure_ascii=False, sort_keys=True)
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
+    return json.dumps({k: v for k, v in record.items() if k not in labels}, ensure_ascii=False, sort_keys=True)
+
+
+def side(record: Record) -> float:
+    """A number in [0, 1) by which a record is held out or not."""
+    # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
+    return int.from_bytes(hashlib.sha256(key(record).encode("utf-8")).digest()[:8], "big") / 2**64
 
 
 def labels_of(record: Record) -> list[str]:

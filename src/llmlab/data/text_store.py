@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -14,7 +15,8 @@ import numpy as np
 from llmlab.data import cache, fingerprint
 from llmlab.data.account import Document, Read
 
-TEXTS, ENDS, LENGTHS, PLACES, ABOUT = "texts", "texts_ends.npy", "texts_lengths.npy", "texts_places.npy", "texts.json"
+TEXTS, ABOUT = "texts", "texts.json"
+ENDS, LENGTHS, PLACES, NORMALS = (f"texts_{of}.npy" for of in ("ends", "lengths", "places", "normals"))
 BUFFER = 1 << 20
 
 
@@ -25,14 +27,15 @@ class About(TypedDict):
 
 
 class TextStore:
-    """Texts in their order, and of each where it ends in the file (bytes), its length (characters) and its place in [0, 1).
+    """Texts in their order, and of each where it ends in the file (bytes), its length (characters), its place in [0, 1) and a
+    number that it shares with those that are equal up to white space and case.
 
     A place follows from the text alone: the first 8 bytes of its sha256 as a fraction.
     """
 
     def __init__(self, folder: Path, arrays: Sequence[np.ndarray], about: About):
         self.folder, self.about = folder, about
-        self.ends, self.lengths, self.places = arrays
+        self.ends, self.lengths, self.places, self.normals = arrays
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -47,13 +50,13 @@ class TextStore:
 
     def remove(self) -> None:
         """Delete its files: a corpus holds ids alone."""
-        for name in (TEXTS, ENDS, LENGTHS, PLACES, ABOUT):
+        for name in (TEXTS, ENDS, LENGTHS, PLACES, NORMALS, ABOUT):
             (self.folder / name).unlink()
 
     @classmethod
     def write(cls, folder: Path, documents: Iterable[Document], read: Callable[[], Read]) -> TextStore:
         """Write all documents, and their list (`fingerprint.NAME`), into `folder`. read: their account, known at the end."""
-        ends, lengths, places = array("q", [0]), array("q"), array("d")
+        ends, lengths, places, normals = array("q", [0]), array("q"), array("d"), array("Q")
         total = hashlib.sha256()
         with (folder / TEXTS).open("wb", buffering=BUFFER) as f, fingerprint.listing(folder) as list_one:
             for document in documents:
@@ -66,8 +69,9 @@ class TextStore:
                 lengths.append(len(document.text))
                 # Not hash(): Python salts that of a text anew in each process.
                 places.append(int.from_bytes(digest[:8], "big") / 2**64)
-        arrays = [np.array(a) for a in (ends, lengths, places)]
-        for name, of in zip((ENDS, LENGTHS, PLACES), arrays, strict=True):
+                normals.append(int.from_bytes(fingerprint.normal(document.text)[:8], "big"))
+        arrays = [np.array(a) for a in (ends, lengths, places, normals)]
+        for name, of in zip((ENDS, LENGTHS, PLACES, NORMALS), arrays, strict=True):
             cache.save_array(folder / name, of)
         about: About = {"fingerprint": total.hexdigest(), "bytes": ends[-1], "read": read()}
         # Last: who finds it finds all of the rest.
@@ -79,16 +83,19 @@ class TextStore:
         """What `write` left in `folder`, None where it did not come to its end."""
         if (content := cache.read_checked(folder / ABOUT)) is None:
             return None
-        arrays = [np.load(folder / n, allow_pickle=False) for n in (ENDS, LENGTHS, PLACES)]
+        arrays = [np.load(folder / n, allow_pickle=False) for n in (ENDS, LENGTHS, PLACES, NORMALS)]
         return cls(folder, arrays, cast(About, content))
 
 
+@dataclass
 class Part:
     """Texts of a store that are one part of a corpus. begin, end: characters at which its first text begins, and at which its
     last one ends, None for the whole of it."""
 
-    def __init__(self, store: TextStore, indexes: np.ndarray, begin: int = 0, end: int | None = None):
-        self.store, self.indexes, self.begin, self.end = store, indexes, begin, end
+    store: TextStore
+    indexes: np.ndarray
+    begin: int = 0
+    end: int | None = None
 
     def __len__(self) -> int:
         return len(self.indexes)
@@ -127,13 +134,15 @@ def split(store: TextStore, by: str, validation: float) -> tuple[dict[str, Part]
     """(training and validation part, how they were split): whole documents by their places, or all text after a share of its
     characters; by `none` all of it is for training.
 
-    By its place a document stays on its side whatever else is in the corpus. Where that leaves one side empty (a corpus of
-    one file) the split is by position.
+    By its place a document stays on its side whatever else is in the corpus, but for one that is equal to another before it up
+    to white space and case, and goes to the other's side. Where that leaves one side empty (a corpus of one file) the split is
+    by position.
     """
     every = np.arange(len(store))
     if by == "none":
         return {"train": Part(store, every), "validation": Part(store, every[:0])}, by
-    held_out = store.places < validation
+    _, first, same = np.unique(store.normals, return_index=True, return_inverse=True)
+    held_out = store.places[first[same]] < validation
     if by == "document" and held_out.any() and not held_out.all():
         return {"train": Part(store, every[~held_out]), "validation": Part(store, every[held_out])}, by
     begins = np.cumsum(store.lengths) - store.lengths
@@ -142,3 +151,18 @@ def split(store: TextStore, by: str, validation: float) -> tuple[dict[str, Part]
     here = cut - int(begins[k])
     train = Part(store, every[: k + 1], end=here) if here else Part(store, every[:k])
     return {"train": train, "validation": Part(store, every[k:], begin=here)}, "position"
+
+
+def leave_out_repeated(parts: dict[str, Part]) -> int:
+    """Take whole documents that the training part has too out of the held-out part, unless none would be left; their number."""
+    train, held_out = parts["train"], parts["validation"]
+    trained = [n for k, n in enumerate(train.store.normals[train.indexes].tolist()) if all(train.whole(k))]
+    repeated = np.isin(held_out.store.normals[held_out.indexes], np.array(trained, dtype=np.uint64))
+    for k in (0, len(held_out) - 1):
+        if len(held_out) and not all(held_out.whole(k)):
+            repeated[k] = False
+    n = int(repeated.sum())
+    if 0 < n < len(held_out):
+        parts["validation"] = replace(held_out, indexes=held_out.indexes[~repeated])
+        return n
+    return 0

@@ -22,7 +22,7 @@ def parquet(file: Input, wanted: Wanted) -> Iterator[Item]:
     try:
         # Buffered and not ahead: else all of a row group, often the whole file, would be in memory.
         with pyarrow.parquet.ParquetFile(file.path, buffer_size=1 << 20, pre_buffer=False) as table:
-            columns = _columns(pa, table.schema_arrow, wanted)
+            columns = _columns(table.schema_arrow, wanted)
             yield from _rows(pa, table.iter_batches(ROWS, columns=columns, use_threads=False))
     except (pa.ArrowException, OSError) as e:
         raise _damaged(e) from None
@@ -41,7 +41,7 @@ def arrow(file: Input, wanted: Wanted) -> Iterator[Item]:
             else:
                 source.seek(0)
                 batches = table = pyarrow.ipc.open_stream(source)
-            columns = _columns(pa, table.schema, wanted)
+            columns = _columns(table.schema, wanted)
             yield from _rows(pa, batches if columns is None else (b.select(columns) for b in batches))
     except (pa.ArrowException, OSError) as e:
         raise _damaged(e) from None
@@ -65,15 +65,9 @@ def _damaged(e: Exception) -> Exception:
     return Unreadable(DAMAGED, f"is damaged ({' '.join(str(e).split())[:120]})")
 
 
-def _columns(pa: Any, schema: Any, wanted: Wanted) -> list[str] | None:
-    """The columns that are read; None: all. Those of texts are offered."""
-
-    def holds_text(kind: Any) -> bool:
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-    asked = wanted([f.name for f in schema if holds_text(f.type)])
+def _columns(schema: Any, wanted: Wanted) -> list[str] | None:
+    """The columns that are read; None: all."""
+    asked = wanted(schema.names)
     return [name for name in schema.names if name in asked] or None if asked is not None else None
 
 
