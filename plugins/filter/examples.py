@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from llmlab.files import expanded
 
 
 def word_list(option: str, path: str) -> list[str]:
@@ -39,8 +40,7 @@ def documents(option: str, path: str) -> list[str]:
 
 def _text(option: str, path: str) -> str:
     try:
-        # Not Path.expanduser, which raises RuntimeError for a user that is not there.
-        return Path(os.path.expanduser(path)).read_bytes().decode("utf-8").removeprefix("\ufeff")
+        return expanded(path).read_bytes().decode("utf-8").removeprefix("\ufeff")
     except OSError as e:
         raise ValueError(f"{option}={path} can't be read ({e.strerror})") from None
     except UnicodeDecodeError as e:

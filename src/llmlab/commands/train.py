@@ -314,7 +314,7 @@ def usage(argv: Sequence[str]) -> str:
     return "\n".join([*lines, "", EXAMPLES])
 
 
-def _columns(table: Mapping[str, Sequence[str]], width: int = WIDTH, most: int = 54) -> list[str]:
+def _columns(table: Mapping[str, Sequence[str]], width: int = WIDTH, most: int = 58) -> list[str]:
     """Groups with few choices stand two in a line, behind the others; long lists are cut."""
     joined = {group: ", ".join(names) or "(none yet)" for group, names in table.items()}
     lines, short = [], []

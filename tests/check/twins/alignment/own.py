@@ -234,6 +234,7 @@ def distill(given: Given) -> Arrays:
         "batch/slope/teacher.tokens": np.zeros_like(theirs),
         "none/mean": np.array(0.0),
         "none/loss/divergence": np.zeros(2),
+        **{f"none/log/{name}": np.zeros(2) for name in logs},  # ranks add up what has one name
     }
     passes = [("model", True, 1.0, 1), ("teacher", False, 1.0, 1)]
     targets = {"divergence": lambda record, n: n}

@@ -74,9 +74,11 @@ def observe(setting: Setting) -> Observed:
     if acts:
         batches["none"] = _judged(method)
     if attributes.get(method, "objective", "reads") == "preferences":
-        inputs |= {f"scores/{i}": np.array(scores) for i, scores in enumerate(SCORES)}
-        batches["scored"] = _scored(method, windows)
-        outputs["scored/row_scores"] = batches["scored"]["row_scores"].numpy()
+        scored = _scored(method, windows)
+        if "row_scores" in scored:  # a method of one's own need not read them
+            inputs |= {f"scores/{i}": np.array(scores) for i, scores in enumerate(SCORES)}
+            batches["scored"] = scored
+            outputs["scored/row_scores"] = scored["row_scores"].numpy()
     for name, each in batches.items():
         inputs |= {f"{name}/{key}": value for key, value in arrays(each).items()}
         scores = scores_of(setting, name, each)
