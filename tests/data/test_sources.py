@@ -133,7 +133,10 @@ def test_folders_without_text(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "wikipedia"}, "data.source=wikipedia: .*valid: python_docs, python_code, arithmetic, reasoning_gym, files"),
+        (
+            {"source": "wikipedia"},
+            "data.source=wikipedia: .*valid: python_docs, python_code, arithmetic, reasoning_gym, files",
+        ),
         ({"source": "files"}, "data.path: data=files needs"),
         ({"source": "python_docs", "path": "x"}, "data.path=x has no effect"),
     ],
