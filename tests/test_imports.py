@@ -16,6 +16,7 @@ ALLOWED = {
     "llmlab.registry",
     "llmlab.sizes",
     "llmlab.errors",
+    "llmlab.files",
     "llmlab.ngram",
 }
 

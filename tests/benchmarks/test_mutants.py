@@ -199,6 +199,7 @@ class ToyBaselines:
         return [Task("", "toy", "works", "passed", 0.01, {2, 3})]
 
 
+@pytest.mark.slow
 def test_mutants_are_killed_or_survive_and_a_second_run_goes_on(tmp_path, monkeypatch):
     source = "def positive(x):\n    if x > 0:\n        return 1 * x\n    return 0\n"
     file = "src/toy_of_mutants.py"

@@ -22,7 +22,12 @@ def subject(slot, name):
     return Subject(Case(name, (), "part", parts=((slot, name),)))
 
 
-@pytest.mark.parametrize("slot", request.ALONE_SLOTS)
+LONG = ("reward", "filter")  # processes of theirs; 3 s
+
+
+@pytest.mark.parametrize(
+    "slot", [pytest.param(slot, marks=[pytest.mark.slow] * (slot in LONG)) for slot in request.ALONE_SLOTS]
+)
 def test_a_part_is_asked_without_a_model(slot, monkeypatch):
     monkeypatch.setattr(Subject, "fresh", lambda self: pytest.fail("a model is built"))
     for name in registry.names(slot):

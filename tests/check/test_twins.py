@@ -49,9 +49,12 @@ def shared(made, monkeypatch):
         monkeypatch.setitem(OBSERVERS, slot, partial(once, observe))
 
 
+LONG = ("objective", "alignment", "position", "reward")
+
+
 @pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize(  # those of objectives draw hundreds of samples and take 12 s
-    "slot", [pytest.param(slot, marks=[pytest.mark.slow] * (slot == "objective")) for slot in OBSERVERS]
+    "slot", [pytest.param(slot, marks=[pytest.mark.slow] * (slot in LONG)) for slot in OBSERVERS]
 )
 def test_records_are_what_the_twins_say(slot):
     anew = json.loads(json.dumps(contents(slot)))

@@ -66,6 +66,7 @@ def test_what_else_is_refused(typed, capsys):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash to complete in")
+@pytest.mark.slow
 def test_in_bash(tmp_path):
     """Installed as the help says, bash asks, and keeps what fits; for `llmlab` and for `python train.py`."""
     (tmp_path / "train.py").symlink_to(ROOT / "train.py")

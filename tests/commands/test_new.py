@@ -51,6 +51,7 @@ def test_templates_keep_the_rules_of_parts(here, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mine", LONG])
+@pytest.mark.slow
 def test_what_is_written_is_formatted(here, name, capsys):
     for slot in SLOTS:
         new.main([slot, name, f"out={slot}_{name[:20]}.py"])

@@ -171,6 +171,7 @@ def test_a_folder_with_a_run_is_not_written_over(whole, tiny):
         run(whole, *tiny)
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_second_have_a_folder_each(tiny, tmp_path, monkeypatch):
     import datetime
 
@@ -259,6 +260,7 @@ def test_minutes_become_tokens_once(tiny, tmp_path):
     assert found["steps"] == 3
 
 
+@pytest.mark.slow
 def test_half_precision_trains_and_keeps_its_weights_whole(tiny, tmp_path):
     found = run(tmp_path / "run", *tiny, "precision=bf16-mixed")
     assert found["metrics"]["loss"] < 5
@@ -279,6 +281,7 @@ def test_the_attention_to_try_next_is_one_that_the_model_can_have(model, want):
     assert finish.another_attention(layout.resolve(compose([f"model={model}"]))) == want
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_a_run_at_a_saved_step(tiny, tmp_path):
     others = [o for o in tiny if not o.startswith("budget.")]
     long = ["budget.steps=1000000", "trainer.max_time='00:00:00:01'", "train.validate_every=1000000"]

@@ -31,6 +31,7 @@ def last(folder):
     return checkpoint.read(folder / f"checkpoints/{checkpoint.name(STEPS)}")[0]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_middle_of_a_rollout_with_its_reference(whole, at, tmp_path):
     folder, record = whole
     assert evaluate(str(folder))["loss"] == pytest.approx(record["metrics"]["val_loss"])

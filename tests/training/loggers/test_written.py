@@ -16,6 +16,7 @@ wandb = pytest.importorskip("wandb")
 pytest.importorskip("tensorboard")
 
 
+@pytest.mark.slow
 def test_numbers_are_the_same_with_loggers(plain, both):
     """Though samples are written as it trains: what they draw, and eval mode, would show in what dropout leaves out."""
     assert numbers(plain) == numbers(both)
