@@ -37,6 +37,7 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
         raise UserError(f"{other[0]}: experiment={file.stem} is several runs, of which {other[0]} is not; leave it out")
     plan = make_plan(file, overrides)
     note = states.read(plan)
+    _check(plan, config_dirs)
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.lock(plan.folder)
     try:
@@ -45,6 +46,8 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
         if plan.data is not None:
             _make_data(plan)
         for number, stage in enumerate(plan.stages.values(), start=1):
+            # First, as a run whose pipeline was killed goes on to the end of its step and saves it.
+            states.wait(stage.folder)
             how = states.state(stage)
             where = record.relative_path(stage.folder)
             said = {"done": "done before", "resume": "going on"}.get(how, "training" if stage.trains else "ranking")
@@ -60,6 +63,34 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
         lock.unlock(plan.folder)
 
 
+def _check(plan: Plan, config_dirs: Sequence[str]) -> None:
+    """UserError, a line a problem, for words that a stage to come, or the table, would refuse only after those before it."""
+    from llmlab.config import init_from
+    from llmlab.runs.compose import compose
+
+    problems: list[str] = []
+
+    def tried(name: str, words: Sequence[str]) -> None:
+        try:
+            compose([init_from.normalise(w) for w in words], config_dirs)
+        except UserError as e:
+            # What is missing below the folder is still to be made.
+            problems.extend(f"{name}: {line}" for line in str(e).splitlines() if str(plan.folder) not in line)
+
+    for stage in plan.stages.values():
+        if states.state(stage) == "done":
+            continue
+        tried(stage.name, stage.words if stage.trains else _reward_alone(_arguments(stage.words, stage.folder)[1]))
+    tried("table", _reward_alone(_arguments(plan.table["words"], plan.folder)[1]))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _reward_alone(reward: Sequence[str]) -> list[str]:
+    """Words of a config that has the reward, as `llmlab eval` composes it."""
+    return ["alignment=grpo", *reward]
+
+
 def _make_data(plan: Plan) -> None:
     from llmlab.data import arithmetic
 
@@ -72,8 +103,6 @@ def _make_data(plan: Plan) -> None:
 
 
 def _train(plan: Plan, stage: Stage, how: str, config_dirs: Sequence[str]) -> None:
-    if stage.folder.exists():
-        states.wait(stage.folder)
     if how == "new":
         states.clear(stage)
     folder = quoted(str(stage.folder))
