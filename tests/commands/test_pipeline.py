@@ -123,6 +123,24 @@ def test_a_stage_that_ends_while_it_is_waited_for_is_not_trained_again(tmp_path,
     assert cli.run(command) == 1 and "sft would be trained" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("code", "raised"), [(130, KeyboardInterrupt), (1, UserError)])
+def test_a_stage_of_a_folder_that_was_moved_is_told_where_all_lies_now(code, raised, tmp_path, monkeypatch):
+    plan = plans.plan(stages.file_of(["experiment=rlhf"]), [f"hydra.run.dir={tmp_path}"])
+    (tmp_path / "ppo").mkdir()
+    models = {
+        role: {"trains": role == "critic", "weights": f"/before/{of}/checkpoints/step=00000002"}
+        for role, of in (("reference", "sft"), ("critic", "judge"), ("reward", "judge"))
+    }
+    about = {"schema": 1, "status": "interrupted", "models": models, "data": {"path": "/before/data/prompts.jsonl"}}
+    (tmp_path / "ppo/run.json").write_text(json.dumps(about))
+    calls = []
+    monkeypatch.setattr(pipeline, "process", lambda words: calls.append(words) or code)
+    with pytest.raises(raised):
+        pipeline._train(plan, plan.stages["ppo"], "resume", [])
+    at = {"resume": "ppo", "data.path": "data/prompts.jsonl", "models.reference": "sft", "models.reward": "judge"}
+    assert calls == [[f'{key}="{tmp_path}/{place}"' for key, place in at.items()]]
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("")
     assert cli.run(["train", "experiment=rlhf", f"hydra.run.dir={tmp_path}"]) == 1

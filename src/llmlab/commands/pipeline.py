@@ -106,15 +106,18 @@ def _train(plan: Plan, stage: Stage, how: str, config_dirs: Sequence[str]) -> No
     if how == "new":
         states.clear(stage)
     folder = quoted(str(stage.folder))
-    words = [f"resume={folder}"] if how == "resume" else [*stage.words, f"hydra.run.dir={folder}"]
+    resumed = [f"resume={folder}", *states.moved(stage)] if how == "resume" else []
+    words = resumed or [*stage.words, f"hydra.run.dir={folder}"]
     code = process([*(f"--config-dir={d}" for d in config_dirs), *words])
     status = states.status(stage)
-    if code == 130 or status == "interrupted":
+    # An error (1) leaves the status of before.
+    if code == 130 or (status == "interrupted" and code != 1):
         print(f"stage {stage.name} was interrupted; the same command goes on from there", file=sys.stderr)
         raise KeyboardInterrupt
     if status != "completed":
+        how_ended = f"exit code {code}" if status in (None, "interrupted") else status
         raise UserError(
-            f"stage {stage.name} ended ({status or f'exit code {code}'}); once it is mended the same command goes on from there"
+            f"stage {stage.name} ended ({how_ended}); once it is mended the same command goes on from there"
         )
 
 
