@@ -38,6 +38,8 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
     plan = make_plan(file, overrides)
     note = states.read(plan)
     _check(plan, config_dirs)
+    from llmlab.report import scores as page
+
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.lock(plan.folder)
     try:
@@ -55,7 +57,8 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
             if how == "done":
                 continue
             # A table of before is of other runs.
-            (plan.folder / TABLE).unlink(missing_ok=True)
+            for name in page.FILES:
+                (plan.folder / name).unlink(missing_ok=True)
             states.begin(plan, stage, note)
             _train(plan, stage, how, config_dirs) if stage.trains else _rank(plan, stage)
         return _close(plan)
