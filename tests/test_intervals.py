@@ -33,3 +33,14 @@ def test_the_interval_of_a_share_holds_it_in_95_of_100(spread):
         found = shares((chance.binomial(8, p) / 8).tolist(), 8)
         held += found.low <= 0.8 <= found.high
     assert 0.92 <= held / 400 <= 0.98
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 5])
+def test_few_values_tell_little_of_how_alike_their_draws_are(prompts):
+    chance = np.random.default_rng(2)
+    held = 0
+    for p in chance.beta(1, 1, (1500, prompts)):
+        found = shares((chance.binomial(8, p) / 8).tolist(), 8)
+        held += found.low <= 0.5 <= found.high
+    assert held / 1500 >= 0.9
+    assert shares([0.5], 8) == wilson(0.5, 1)

@@ -63,13 +63,18 @@ def shares(values: Sequence[float], most: int = 1) -> Interval:
     """Wilson's interval of the mean of values between 0 and 1, each itself a mean of `most` draws at most.
 
     The effective sample size (Kish 1965) is that of which a share would have the variance that the values show: between their
-    number, if all draws of a value are alike, and `most` times as many, if they are independent.
+    number, if all draws of a value are alike, and `most` times as many, if they are independent. It is less where few values
+    show the variance, by the square of the normal's quantile over Student's (Korn and Graubard 1998), and one value shows none.
     """
+    # Imported here, as in half_width.
+    from scipy.special import stdtrit
+
     centre, spread = mean(values), sd(values)
     # Rounding may take a mean of ones beyond 1, of which there is no root.
     centre, n = min(1.0, max(0.0, centre)), len(values)
     if spread:
-        effective = centre * (1 - centre) * n / spread**2
+        few = NormalDist().inv_cdf(1 - ALPHA / 2) / float(stdtrit(n - 1, 1 - ALPHA / 2))
+        effective = centre * (1 - centre) * n / spread**2 * few**2
     else:
-        effective = n * most if 0 < centre < 1 else n
+        effective = n * most if 0 < centre < 1 and n > 1 else n
     return wilson(centre, min(max(effective, n), n * most))

@@ -95,6 +95,52 @@ def test_words_are_of_a_stage_and_stages_of_what_they_begin_with(tmp_path, capsy
     assert "llmlab train experiment=rlhf runs them" in capsys.readouterr().err
 
 
+def test_words_that_a_later_stage_refuses_are_said_before_the_first_trains(tmp_path, capsys):
+    folder = tmp_path / "it's, mine"
+    wrong = ("sft.budget.stepz=2", "ppo.budget.steps=two", "ranked.reward=nope", "table.reward.feild=a")
+    assert cli.run(["train", "experiment=rlhf", *wrong, f"hydra.run.dir={folder}"]) == 1
+    lines = [w for w in capsys.readouterr().err.splitlines() if w]
+    assert [w.split()[1] for w in lines] == ["sft:", "ranked:", "ppo:", "table:"], lines
+    assert not folder.exists()
+
+
+def test_a_stage_that_ends_while_it_is_waited_for_is_not_trained_again(tmp_path, monkeypatch, capsys):
+    record = tmp_path / "base/run.json"
+
+    def other(folder):  # the run of a pipeline that was killed ends
+        if folder == tmp_path / "base":
+            record.write_text(json.dumps({**json.loads(record.read_text()), "status": "completed"}))
+
+    def train(plan, stage, how, config_dirs):
+        raise UserError(f"{stage.name} would be trained")
+
+    command = ["train", "experiment=rlhf", f"hydra.run.dir={tmp_path}"]
+    monkeypatch.setattr(pipeline, "_train", train)
+    assert cli.run(command) == 1 and "base would be trained" in capsys.readouterr().err
+    record.parent.mkdir()
+    record.write_text(json.dumps({"schema": 1, "status": "running"}))
+    monkeypatch.setattr(states, "wait", other)
+    assert cli.run(command) == 1 and "sft would be trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "raised"), [(130, KeyboardInterrupt), (1, UserError)])
+def test_a_stage_of_a_folder_that_was_moved_is_told_where_all_lies_now(code, raised, tmp_path, monkeypatch):
+    plan = plans.plan(stages.file_of(["experiment=rlhf"]), [f"hydra.run.dir={tmp_path}"])
+    (tmp_path / "ppo").mkdir()
+    models = {
+        role: {"trains": role == "critic", "weights": f"/before/{of}/checkpoints/step=00000002"}
+        for role, of in (("reference", "sft"), ("critic", "judge"), ("reward", "judge"))
+    }
+    about = {"schema": 1, "status": "interrupted", "models": models, "data": {"path": "/before/data/prompts.jsonl"}}
+    (tmp_path / "ppo/run.json").write_text(json.dumps(about))
+    calls = []
+    monkeypatch.setattr(pipeline, "process", lambda words: calls.append(words) or code)
+    with pytest.raises(raised):
+        pipeline._train(plan, plan.stages["ppo"], "resume", [])
+    at = {"resume": "ppo", "data.path": "data/prompts.jsonl", "models.reference": "sft", "models.reward": "judge"}
+    assert calls == [[f'{key}="{tmp_path}/{place}"' for key, place in at.items()]]
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("")
     assert cli.run(["train", "experiment=rlhf", f"hydra.run.dir={tmp_path}"]) == 1

@@ -221,3 +221,11 @@ def test_commits_and_budgets_cut_short():
     assert versions([nothing]) == [] and versions([one]) == [line]  # a record without steps has made none
     assert versions([other(budget={"unit": "minutes"})]) == versions([unended("none", steps=0)]) == []
     assert fairness.SHARE == 0.01
+
+
+def test_a_batch_that_gave_way_to_the_data_is_said():
+    first, few = variant("base", {1: 2.0}, {"train.batch_size": 16}), other({"train.batch_size": 9})
+    (line,) = warnings([few, other({"train.batch_size": 16})], first)
+    assert line.startswith("train.batch_size differs and was not typed: base has 16, other has 9. ")
+    typed = other({"train.batch_size": 9}, overrides=["train.batch_size=9"])
+    assert warnings([typed], first) == [] and warnings([first], typed) == []

@@ -37,6 +37,9 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
         raise UserError(f"{other[0]}: experiment={file.stem} is several runs, of which {other[0]} is not; leave it out")
     plan = make_plan(file, overrides)
     note = states.read(plan)
+    _check(plan, config_dirs)
+    from llmlab.report import scores as page
+
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.lock(plan.folder)
     try:
@@ -45,6 +48,8 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
         if plan.data is not None:
             _make_data(plan)
         for number, stage in enumerate(plan.stages.values(), start=1):
+            # First, as a run whose pipeline was killed goes on to the end of its step and saves it.
+            states.wait(stage.folder)
             how = states.state(stage)
             where = record.relative_path(stage.folder)
             said = {"done": "done before", "resume": "going on"}.get(how, "training" if stage.trains else "ranking")
@@ -52,12 +57,41 @@ def main(file: Path, flags: Sequence[str], overrides: Sequence[str], config_dirs
             if how == "done":
                 continue
             # A table of before is of other runs.
-            (plan.folder / TABLE).unlink(missing_ok=True)
+            for name in page.FILES:
+                (plan.folder / name).unlink(missing_ok=True)
             states.begin(plan, stage, note)
             _train(plan, stage, how, config_dirs) if stage.trains else _rank(plan, stage)
         return _close(plan)
     finally:
         lock.unlock(plan.folder)
+
+
+def _check(plan: Plan, config_dirs: Sequence[str]) -> None:
+    """UserError, a line a problem, for words that a stage to come, or the table, would refuse only after those before it."""
+    from llmlab.config import init_from
+    from llmlab.runs.compose import compose
+
+    problems: list[str] = []
+
+    def tried(name: str, words: Sequence[str]) -> None:
+        try:
+            compose([init_from.normalise(w) for w in words], config_dirs)
+        except UserError as e:
+            # What is missing below the folder is still to be made.
+            problems.extend(f"{name}: {line}" for line in str(e).splitlines() if str(plan.folder) not in line)
+
+    for stage in plan.stages.values():
+        if states.state(stage) == "done":
+            continue
+        tried(stage.name, stage.words if stage.trains else _reward_alone(_arguments(stage.words, stage.folder)[1]))
+    tried("table", _reward_alone(_arguments(plan.table["words"], plan.folder)[1]))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _reward_alone(reward: Sequence[str]) -> list[str]:
+    """Words of a config that has the reward, as `llmlab eval` composes it."""
+    return ["alignment=grpo", *reward]
 
 
 def _make_data(plan: Plan) -> None:
@@ -72,20 +106,21 @@ def _make_data(plan: Plan) -> None:
 
 
 def _train(plan: Plan, stage: Stage, how: str, config_dirs: Sequence[str]) -> None:
-    if stage.folder.exists():
-        states.wait(stage.folder)
     if how == "new":
         states.clear(stage)
     folder = quoted(str(stage.folder))
-    words = [f"resume={folder}"] if how == "resume" else [*stage.words, f"hydra.run.dir={folder}"]
+    resumed = [f"resume={folder}", *states.moved(stage)] if how == "resume" else []
+    words = resumed or [*stage.words, f"hydra.run.dir={folder}"]
     code = process([*(f"--config-dir={d}" for d in config_dirs), *words])
     status = states.status(stage)
-    if code == 130 or status == "interrupted":
+    # An error (1) leaves the status of before.
+    if code == 130 or (status == "interrupted" and code != 1):
         print(f"stage {stage.name} was interrupted; the same command goes on from there", file=sys.stderr)
         raise KeyboardInterrupt
     if status != "completed":
+        how_ended = f"exit code {code}" if status in (None, "interrupted") else status
         raise UserError(
-            f"stage {stage.name} ended ({status or f'exit code {code}'}); once it is mended the same command goes on from there"
+            f"stage {stage.name} ended ({how_ended}); once it is mended the same command goes on from there"
         )
 
 

@@ -73,6 +73,23 @@ def status(stage: Stage) -> str | None:
     return found
 
 
+def moved(stage: Stage) -> list[str]:
+    """Words that tell a run that goes on where its data and finished models lie, of those that are not where its record says,
+    as its folder was moved with theirs."""
+    fields = record.read(stage.folder)
+    typed = dict(w.split("=", 1) for w in stage.words)
+
+    def gone(path: str | None) -> bool:
+        return path is not None and not Path(path).exists()
+
+    places = {"data.path": typed.get("data.path")} if gone((fields.get("data") or {}).get("path")) else {}
+    for role, about in (fields.get("models") or {}).items():
+        # One that trains is in the run's own checkpoint.
+        if not about["trains"] and gone(about.get("weights")):
+            places[f"models.{role}"] = typed.get(f"models.{role}", typed.get("init_from"))
+    return [f"{key}={place}" for key, place in places.items() if place is not None]
+
+
 def wait(folder: Path) -> None:
     """Until no process trains there, one whose pipeline was killed for instance. UserError if it goes on."""
     deadline = time.monotonic() + PATIENCE

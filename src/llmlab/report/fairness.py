@@ -33,6 +33,8 @@ def traits(variant: Variant) -> dict[str, Any]:
         "reward": {k: format_value(v) for k, v in leaves.items() if k == "reward" or k.startswith("reward.")},
         "objective_options": {k: v for k, v in leaves.items() if k.startswith("objective.")},
         "seq_len": record.get("batch", {}).get("seq_len"),
+        "batch_size": leaves.get("train.batch_size"),
+        "batch_typed": any(w.partition("=")[0] == "train.batch_size" for w in record.get("overrides", ())),
         "tokens": record.get("tokens_seen") or 0,
         "active": record.get("parameters", {}).get("active") or 0,
         "flops": record.get("flops_per_token") or 0.0,
@@ -117,6 +119,13 @@ def _of_losses(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mappin
         lines.append(
             f"data.seq_len differs: {_short(to)} has {base['seq_len']}, {', '.join(changed)}. More context makes text "
             "easier to predict, so part of a difference in loss is the length, not the variant."
+        )
+    unlike = [(v, t) for v, t in others if t["batch_size"] != base["batch_size"] and not t["batch_typed"]]
+    if unlike and not base["batch_typed"]:
+        has = ", ".join(f"{v.name} has {t['batch_size']}" for v, t in unlike)
+        lines.append(
+            f"train.batch_size differs and was not typed: {_short(to)} has {base['batch_size']}, {has}. A batch that is not "
+            "typed is no larger than the data, and equal tokens are another number of steps; type one that all of them fill."
         )
     if changed := [v.name for v, t in others if t["objective_options"] != base["objective_options"]]:
         lines.append(

@@ -180,7 +180,8 @@ def keep(run: str, found: Score, answers: Sequence[Answered]) -> Path:
     """The file of the answers, beside which the numbers are."""
     from llmlab.runs import folder
 
-    reward = found["reward_by"].partition(" ")[0].partition("=")[2]
+    # Its options and models may be typed before it.
+    reward = [w for w in found["reward_by"].split() if w.startswith("reward=")][-1].partition("=")[2].strip("'\"")
     of = Path(found["data"]).stem.replace(" ", "_") if found["data"] != "the run's held-out prompts" else "own"
     return files.write(folder.home(run), f"{reward}-{of}", found, answers)
 
