@@ -93,6 +93,8 @@ def make(
         "read": store.about["read"],
     }
     store.remove()
+    for name in parts:
+        writer.forget(name)
     (folder / LEARNT).unlink(missing_ok=True)
     return made
 
