@@ -1,10 +1,13 @@
+import os
 import shutil
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from llmlab.config.schema import Data, Tokenizer
-from llmlab.data import encoded_part, encoding, prepare, prepare_texts, text_store
+from llmlab.data import cache, encoded_part, encoding, prepare, prepare_texts, text_store
 
 BPE = Tokenizer(vocab_size=320)
 
@@ -59,3 +62,49 @@ def test_what_was_stopped_goes_on_where_it_was(folder_of_texts, cache_folder, mo
     # Once more for each time that it was stopped: nothing that was done is done again.
     assert done == {"read": once["read"] + 1, "learn": once["learn"] + 1, "encode": once["encode"] + 2}
     assert "going on with a preparation that was stopped: its " in capsys.readouterr().err
+
+
+def test_a_kill_at_any_file_leaves_what_can_be_gone_on_with(tmp_path, cache_folder, monkeypatch):
+    """At each time that a file is opened, deleted or renamed: the same corpus afterwards, and nothing else in its folder."""
+    monkeypatch.setattr(encoded_part, "GROUP", 600)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(4):
+        (folder / f"{i}.txt").write_text(f"document {i}, naïve café " * 10, encoding="utf-8")
+    (folder / "rows.jsonl").write_text('{"text": "a row"}\n{broken\n', encoding="utf-8")
+    work, done = {"name": "work", "at": None}, Counter()
+    for owner, name in ((Path, "open"), (Path, "unlink"), (os, "rename"), (os, "replace"), (os, "fsync")):
+        monkeypatch.setattr(owner, name, stopping("work", getattr(owner, name), work, done))
+
+    def made():
+        found = corpus(folder, Tokenizer(kind="char"), split="position", broken=0.5)
+        return files_of(found), cache.check(found.folder)
+
+    whole, calls = made(), done["work"]
+    arrays = {f"{part}{of}.npy" for part in ("train", "validation") for of in ("", "_starts")}
+    beside = {"README.md", "documents.txt", "quarantine.jsonl", "special.json", "tokenizer.json"}
+    assert set(whole[0]) == {*arrays, *beside, "validation_sizes.npy"}
+    for at in range(1, calls + 1):
+        shutil.rmtree(cache_folder)
+        done.clear()
+        work["at"] = at
+        with suppress(KeyboardInterrupt):
+            made()
+        work["at"] = None
+        assert made() == whole
+        assert not [p.name for p in (cache_folder / "corpora").iterdir() if p.name.startswith(".")]
+
+
+def test_a_file_system_without_locks_has_a_folder_for_each_process(folder_of_texts, monkeypatch):
+    """Where two may make the same at once neither goes on with the other's files."""
+
+    def refuse(*of):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(cache.fcntl, "lockf", refuse)
+    seen, write = [], text_store.TextStore.write
+    monkeypatch.setattr(
+        text_store.TextStore, "write", lambda folder, *rest: seen.append(folder.name) or write(folder, *rest)
+    )
+    corpus(folder_of_texts)
+    assert not seen[0].endswith(cache.UNFINISHED)

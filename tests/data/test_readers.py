@@ -175,6 +175,41 @@ def test_the_key_of_a_text_is_guessed_and_said(tmp_path, keys, found):
             assert read.get("fields") == (None if found == "text" else {found: 1})
 
 
+@pytest.mark.parametrize(("keys", "found"), [(["id", "content"], "content"), (["sentence"], "sentence")])
+def test_a_null_in_the_first_row_costs_that_row_alone(tmp_path, keys, found):
+    rows = [{k: None if i == 0 else f"{k} {i}" for k in keys} for i in range(3)]
+    for name in ("a.jsonl", "a.parquet"):
+        (tmp_path / name).write_bytes(FORMATS[name](rows))
+        documents, read = opened(tmp_path / name)
+        assert ([t for _, t in documents], read["fields"]) == ([f"{found} 1", f"{found} 2"], {found: 1})
+        assert read["quarantined"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "said"),
+    [
+        (
+            "a.jsonl",
+            '{"text": "fine"}\n{',
+            {},
+            "a.jsonl, line 2: .*; 1 of 2 documents can't be read, with data.broken=0.1 ",
+        ),
+        (
+            "a.jsonl",
+            "{\n{\n",
+            {"broken": 1.0},
+            "line 1: .*; none of data.path=.*a.jsonl can be read: 2: 2 not valid JSON ",
+        ),
+        ("a.csv", "text\n", {}, r"there is no text in it; skipped 1: 1 files without a row \(a.csv\)$"),
+        ("a.json", '[{"text": " "}]', {}, "there is no text in it, only white space$"),
+    ],
+)
+def test_where_no_corpus_is_made_it_is_said_why(tmp_path, name, content, options, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        prepare(Data(source="files", path=str(tmp_path / name), seq_len=8, **options), Tokenizer(kind="char"))
+
+
 # {name: (content, documents that are good, that are broken, that are blank)}
 BAD_LINES = (
     b'{"text": "fine"}\n{"text": \n\xff\xfe\n[1]\n{"text": 5}\n{"text": "\\ud800"}\n{"text": " "}\n\n{"text": "end"}'

@@ -237,7 +237,7 @@ def check_broken(read: Read, place: str, strict: bool, most: float) -> None:
     broken = read.get("quarantined")
     if broken is None or not (strict or broken["count"] > most * broken["of"]):
         return
-    if broken["count"] == 1:
+    if broken["count"] == 1 and (strict or broken["of"] == 1):
         raise UserError(broken["error"])
     limit = "data.strict=true" if strict else f"data.broken={most:g}"
     raise UserError(

@@ -76,11 +76,11 @@ def open_or_make(folder: Path, make: Callable[[Path], dict[str, Any]], *, resume
         rank_zero_info(f"the cache {folder} is damaged ({e}): making it anew")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_name(folder.name + ".lock")):
+        with _lock(folder.with_name(folder.name + ".lock")) as alone:
             try:
                 return check(folder)  # another process was faster
             except Damaged:
-                return _make(folder, make, resumes)
+                return _make(folder, make, resumes and alone)
     except OSError as e:
         raise UserError(_trouble(folder.parent, e)) from e
 
@@ -124,8 +124,11 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.lib.format.write_array(cast(Any, SimpleNamespace(write=f.write)), array, allow_pickle=False)
 
 
-def raw_to_npy(raw: Sequence[Path], to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) -> None:
-    """Raw values of several files as one .npy of a type of its own, without holding them all; the files are deleted."""
+def raw_to_npy(
+    raw: Sequence[Path], to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int, *, keep: bool = False
+) -> None:
+    """Raw values of several files as one .npy of a type of its own, without holding them all. The files are deleted, unless
+    `keep`."""
     import numpy as np
 
     kind = np.dtype(wanted)
@@ -137,7 +140,7 @@ def raw_to_npy(raw: Sequence[Path], to: Path, dtype: DTypeLike, wanted: DTypeLik
             with file.open("rb") as read:
                 while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
                     written.write(values.astype(kind).tobytes())
-    for file in raw:
+    for file in () if keep else raw:
         file.unlink()
 
 
@@ -188,6 +191,9 @@ def _make(folder: Path, make: Callable[[Path], dict[str, Any]], resumes: bool) -
     temporary = folder.with_name(f".{folder.name}.{UNFINISHED}") if resumes else _beside(folder)
     _clear(folder, temporary)
     temporary.mkdir(exist_ok=True)
+    # Of a kill while a file was replaced: what is in the folder at the end is the corpus's.
+    for old in (temporary / MANIFEST, *temporary.glob(".*")):
+        old.unlink(missing_ok=True)
     keep = False
     try:
         manifest = make(temporary)
@@ -245,19 +251,22 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time, and let go by the kernel when it dies."""
+def _lock(path: Path) -> Iterator[bool]:
+    """Held by one process at a time, and let go by the kernel when it dies. False where there may be others."""
     # An exclusive lock needs a descriptor that is open for writing (EBADF otherwise).
     with path.open("w", encoding="utf-8") as f:
+        alone = True
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             rank_zero_info("waiting for another process that prepares the same data")
+            alone = False
             # Some network file systems have no locks: there the last rename wins, and both processes made the same.
             with suppress(OSError):
                 fcntl.lockf(f, fcntl.LOCK_EX)
+                alone = True
         _held.add(path)
         try:
-            yield
+            yield alone
         finally:
             _held.discard(path)

@@ -28,6 +28,13 @@ class Group(TypedDict):
     dropped: int
 
 
+class Written(TypedDict):
+    """Of a part: the number of its ids, and notes."""
+
+    tokens: int
+    notes: list[str]
+
+
 class PartWriter:
     """Writes parts of a corpus into a folder. around: ids with which each document begins, and the one with which it ends.
 
@@ -41,6 +48,25 @@ class PartWriter:
 
     def write(self, name: str, part: Part, sized: bool) -> tuple[int, list[str]]:
         """The ids, where documents start and, if `sized`, the bytes of each id; (number of ids, notes)."""
+        found = cast("Written | None", cache.read_checked(self._done(name)))
+        if found is None:
+            found = self._part(name, part, sized)
+            cache.write_manifest(self._done(name), dict(found))
+        else:
+            self.tick(part.characters)
+        # Not before it is told that the part is whole: until then a group that is told of is needed.
+        for file in self.folder.glob(f"{name}.[0-9]*.*"):
+            file.unlink()
+        return found["tokens"], found["notes"]
+
+    def forget(self, name: str) -> None:
+        """Delete what tells that a part is whole."""
+        self._done(name).unlink()
+
+    def _done(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _part(self, name: str, part: Part, sized: bool) -> Written:
         groups: list[Group] = []
         starts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
         at = 0
@@ -57,17 +83,15 @@ class PartWriter:
             at += found["tokens"]
         told = sized and all(g["told"] for g in groups)
         files = [f"{name}.{n:06}" for n in range(len(groups))]
-        cache.raw_to_npy([self._file(f, "raw") for f in files], self.folder / f"{name}.npy", self.dtype, self.dtype, at)
+        raw = [self._file(f, "raw") for f in files]
+        cache.raw_to_npy(raw, self.folder / f"{name}.npy", self.dtype, self.dtype, at, keep=True)
         cache.save_array(self.folder / f"{name}_starts.npy", np.concatenate(starts))
         if told:
             kind = np.min_scalar_type(max((g["largest"] for g in groups), default=0))
             sizes = [self._file(f, "sizes") for f in files]
-            cache.raw_to_npy(sizes, self.folder / f"{name}_sizes.npy", np.uint32, kind, at)
-        for file in files:
-            for of in ("json", "starts.npy", "sizes"):
-                self._file(file, of).unlink(missing_ok=True)
+            cache.raw_to_npy(sizes, self.folder / f"{name}_sizes.npy", np.uint32, kind, at, keep=True)
         total, unknown, dropped = (sum(g[key] for g in groups) for key in ("bytes", "unknown", "dropped"))
-        return at, _losses(name, sized and not told, total, unknown, dropped)
+        return {"tokens": at, "notes": _losses(name, sized and not told, total, unknown, dropped)}
 
     def _file(self, group: str, of: str) -> Path:
         return self.folder / f"{group}.{of}"

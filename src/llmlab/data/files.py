@@ -181,7 +181,12 @@ def _documents(file: File, field: str, account: Account) -> Iterator[Document]:
 
 def _guess_in(row: dict[str, Json]) -> str | None:
     texts = [k for k, v in row.items() if k == FIELD or isinstance(v, str)]
-    return guess(texts) if len(texts) != 1 or len(row) == 1 or texts[0].lower() in GUESSES else None
+    # A null in the first row: of its key the name alone is known.
+    for keys in (texts, [k for k, v in row.items() if v is None]):
+        found = guess(keys)
+        if found is not None and (len(keys) != 1 or len(row) == 1 or found.lower() in GUESSES):
+            return found
+    return None
 
 
 def guess(keys: Sequence[str]) -> str | None:

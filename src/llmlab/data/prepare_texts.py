@@ -46,7 +46,8 @@ def make(
     parts, how = split(store, data.split, data.validation)
     notes = []
     if how == "position" and (repeated := leave_out_repeated(parts)):
-        notes.append(f"{repeated:,} held-out documents are left out: their text is in the training part too")
+        those = "document is left out: its" if repeated == 1 else "documents are left out: their"
+        notes.append(f"{repeated:,} held-out {those} text is in the training part too")
     if how != data.split:
         notes.append(
             f"no whole document of {len(store)} falls on each side of data.split=document: "
@@ -93,6 +94,8 @@ def make(
         "read": store.about["read"],
     }
     store.remove()
+    for name in parts:
+        writer.forget(name)
     (folder / LEARNT).unlink(missing_ok=True)
     return made
 

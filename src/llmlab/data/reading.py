@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmlab.data import filtering
-from llmlab.data.account import Document, Read, Source, check_broken, reasons
+from llmlab.data.account import BLANK_DOCUMENT, BLANK_FILE, Document, Read, Source, check_broken, reasons
 from llmlab.data.record_arrays import texts_of
 from llmlab.errors import UserError
 
@@ -62,6 +62,12 @@ class Reading:
     def _nothing(self, filters: filtering.Filters) -> None:
         if self.source.account.documents:
             raise UserError(filters.nothing_left(self._where, "document" if self.kind is None else "record"))
-        what = "text in it, only white space" if self.kind is None else "record in it that has any text"
-        left_out = self.source.account.fields()["skipped"] if self.kind is not None else []
+        read = self.source.account.fields()
+        if broken := read.get("quarantined"):
+            raise UserError(f"{broken['error']}; none of {self._where} can be read: {reasons(broken['reasons'])}")
+        left_out = read["skipped"]
+        white = self.kind is None and {s["reason"] for s in left_out} <= {BLANK_FILE, BLANK_DOCUMENT}
+        what = "record in it that has any text" if self.kind is not None else "text in it"
+        if white:
+            what, left_out = f"{what}, only white space", []
         raise UserError(f"{self._where}: there is no {what}" + (f"; skipped {reasons(left_out)}" if left_out else ""))

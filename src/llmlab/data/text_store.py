@@ -50,7 +50,8 @@ class TextStore:
 
     def remove(self) -> None:
         """Delete its files: a corpus holds ids alone."""
-        for name in (TEXTS, ENDS, LENGTHS, PLACES, NORMALS, ABOUT):
+        # First what tells that the others are there.
+        for name in (ABOUT, TEXTS, ENDS, LENGTHS, PLACES, NORMALS):
             (self.folder / name).unlink()
 
     @classmethod
