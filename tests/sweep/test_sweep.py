@@ -2,9 +2,12 @@
 
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from llmlab import sweep
 from llmlab.runs import record
 from llmlab.sweep.point import assigned_gpus, claim_slot
 
@@ -103,6 +106,18 @@ def test_one_value_of_an_option_of_swept_parts_is_of_every_point(words, lab):
     slot, _, names = words[0].partition("=")
     assert [point for point, _ in lab.calls()] == [f"{slot}={name}" for name in names.split(",")]
     assert lab.sweep("o")["fixed"] == [*words[1:], "seed=1", "sweep=o"]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_"),
+    [("null", None), ("6", 6), ("", ""), ("'a,b'", "a,b"), ("[1,'b c']", [1, "b c"]), ("true", True)],
+)
+def test_an_option_beside_a_swept_part_stays_what_was_typed(value, is_):
+    parser = OverridesParser.create()
+    plan = SimpleNamespace(adaptive=False, handed=[f"alignment.x={value}"], keys={"alignment": ["grpo", "rloo"]})
+    (word,) = sweep._beside_swept(plan)
+    (text,) = parser.parse_override(word).sweep_string_iterator()
+    assert parser.parse_override(f"alignment.x={text}").value() == is_
 
 
 @pytest.mark.slow

@@ -79,7 +79,9 @@ def _beside_swept(plan: plans.Plan) -> list[str]:
     for word in plan.handed:
         key, _, value = word.partition("=")
         of_swept = key not in plan.keys and key.lstrip("+").partition(".")[0] in plan.keys and key[0] != "~"
-        found.append(f"{key}=choice({value or repr('')})" if of_swept else word)
+        # choice(null) is refused; what is in quotes comes out of it without them.
+        value = f"'{value}'" if value.strip().lower() in ("", "null") else value
+        found.append(f"{key}=choice({value})" if of_swept else word)
     return found
 
 
