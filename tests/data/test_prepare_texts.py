@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import shutil
 from collections import Counter
@@ -8,6 +10,7 @@ import pytest
 
 from llmlab.config.schema import Data, Tokenizer
 from llmlab.data import cache, encoded_part, encoding, prepare, prepare_texts, text_store
+from llmlab.runs import text as run_text
 
 BPE = Tokenizer(vocab_size=320)
 
@@ -108,3 +111,29 @@ def test_a_file_system_without_locks_has_a_folder_for_each_process(folder_of_tex
     )
     corpus(folder_of_texts)
     assert not seen[0].endswith(cache.UNFINISHED)
+
+
+@pytest.mark.parametrize("reads", ["text", "labelled"])
+def test_a_run_goes_on_by_the_rules_that_it_began_with(tmp_path, reads):
+    """A record without the rules is of a time when each text was held out by itself, and fewer formats were read."""
+    folder, home = tmp_path / "texts", tmp_path / "run"
+    folder.mkdir()
+    home.mkdir()
+    words = [w for i in range(20) for w in (f"a text of number {i}", f"A TEXT of number {i}")]
+    rows = [{"text": w, **({"label": w[-1]} if reads != "text" else {})} for w in words]
+    (folder / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    data = Data(source="files", path=str(folder), seq_len=4, validation=0.3)
+    keys = words if reads == "text" else [json.dumps({"text": w}, sort_keys=True) for w in words]
+    held_out = [int.from_bytes(hashlib.sha256(k.encode()).digest()[:8], "big") / 2**64 < 0.3 for k in keys]
+    assert held_out[::2] != held_out[1::2]
+    (folder / "b.parquet").write_bytes(b"no table: not read by those rules")
+    found = prepare(data, Tokenizer(kind="char"), reads=reads, rules=1)
+    assert found.manifest["documents"] == {"train": held_out.count(False), "validation": held_out.count(True)}
+    for name in ("tokenizer.json", "special.json"):
+        shutil.copy(found.folder / name, home)
+    record = {"data": {"fingerprint": found.fingerprint}}
+    again = run_text.corpus(run_text.Trained(home, data, Tokenizer(kind="char"), (), record, reads), "{text}")
+    assert again.manifest["tokens"] == found.manifest["tokens"] and again.manifest["rules"] == 1
+    (folder / "b.parquet").unlink()
+    now = prepare(data, Tokenizer(kind="char"), reads=reads)
+    assert now.manifest["rules"] == 2 and all(n % 2 == 0 for n in now.manifest["documents"].values())

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 SOURCES = ("python_docs", "python_code", "arithmetic", "files")
 USAGE = """\
 llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
-llmlab eval run=FOLDER data=FILE [data.fields.label=KEY ...]                 of a run on records (.jsonl, .json, .csv, .tsv)
+llmlab eval run=FOLDER data=FILE [data.fields.label=KEY ...]                 of a run on records (.jsonl, .csv, .parquet, ...)
 llmlab eval hf=FOLDER data=... [bos=true|false]
 llmlab eval run=FOLDER reward=NAME ...       what its answers are worth: llmlab eval reward=exact --help
 
-Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
-a line has its text under another key than "text"): all of that text, unfiltered, in the run's tokens, in windows of the
+Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .jsonl, .parquet, ...; data.field=KEY
+where a row has its text under another key than "text"): all of that text, unfiltered, in the run's tokens, in windows of the
 length that it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024
 where the model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template
 puts it before a text; bos=true or false says so for any.
@@ -113,7 +113,7 @@ def evaluate(
 
     hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
     bos: whether windows begin with it, with hf= (`data.bos`). parts: other parts for the same weights, as typed
-    ("position=dual_chunk"). field: the key of a text in a line of .jsonl. fields: the keys of a
+    ("position=dual_chunk"). field: the key of a text in a row. fields: the keys of a
     record's fields, of a run that was trained on records; None: as in its training.
     """
     # Imported here: torch takes 1.4 s, and a mistyped key need not wait for it.

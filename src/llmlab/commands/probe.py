@@ -22,7 +22,7 @@ llmlab probe run=RUN [run=RUN2 ...] [hf=FOLDER ...] [data=docstrings|brown|FILE]
 Accuracy of each model on labelled texts. run: a run, one of its checkpoints, or a folder of runs, as of a sweep: all below
 it that are complete. data: docstrings of Python's library by their package, which need no download and
 whose texts, without labels, the default corpus has too; brown, 500 documents by genre (llmlab fetch brown); or your own
-FILE or FOLDER (.jsonl, .json, .csv, .tsv with text, label and maybe text_b; data.fields.label=KEY where a key is another).
+FILE or FOLDER (.jsonl, .csv, .parquet, ... with text, label and maybe text_b; data.fields.label=KEY where a key is another).
   mode=frozen      logistic regression on hidden states of the last layer, standardised, of the frozen model: their mean over
                    a text, and that of its last token (of [CLS], where an encoder's tokenizer has it); of skipgram and cbow
                    the mean of token vectors. The strength of the penalty is chosen by cross-validation on the training

@@ -85,6 +85,6 @@ def require_source(composed: Composed) -> None:
     if kind is not None and cfg.data.source not in ("files", "arithmetic", "reasoning_gym") and not cfg.resume:
         raise UserError(
             f"data={cfg.data.source} holds texts, but {learned.typed(cfg)} reads {kind}: "
-            "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
+            "data=FOLDER_OR_FILE (.jsonl, .csv, .parquet, ...)"
         )
     rollouts.require_reward(cfg)

@@ -37,12 +37,13 @@ NO_TEXT = "without a text under its key"
 HALF = "with half of a surrogate pair"
 
 
-def files(path: Path, field: str, strict: bool = True) -> Source:
+def files(path: Path, field: str, strict: bool = True, endings: tuple[str, ...] | None = None) -> Source:
     """All texts at `path`, in the order of their names. `field`: the key of a row's text, "a.b" for one inside another.
+    endings: of the files that are read; None: of all formats.
 
     Raises UserError where there is nothing to read; what is wrong inside a file is found when it is read.
     """
-    listed, account = opened(path, readers.FORMATS, strict)
+    listed, account = opened(path, readers.FORMATS, strict, endings)
     # By the name and not the content: a .txt that begins with a brace is a text.
     rows = [f for f in listed if (found := readers.format_of(f.name, readers.FORMATS)) is None or found[0].rows]
     if field != FIELD and not rows:
@@ -53,10 +54,12 @@ def files(path: Path, field: str, strict: bool = True) -> Source:
     return source(listed, account, stamp, lambda file: _documents(file, field, account))
 
 
-def opened(path: Path, formats: tuple[readers.Format, ...], strict: bool = True) -> tuple[list[File], Account]:
+def opened(
+    path: Path, formats: tuple[readers.Format, ...], strict: bool = True, endings: tuple[str, ...] | None = None
+) -> tuple[list[File], Account]:
     """The files of these formats at `path`, and the account of them. UserError where there is nothing to read."""
     account = Account(place=str(path), strict=strict)
-    endings = readers.endings(formats)
+    endings = endings or readers.endings(formats)
     if stat.S_ISDIR(status(path).st_mode):
         listed = below(path, account.listed, endings)
         if not listed:

@@ -20,7 +20,7 @@ from llmlab.data.fingerprint import OtherText
 from llmlab.data.progress import progress
 from llmlab.data.reading import Reading
 from llmlab.data.records import Records
-from llmlab.data.sources import Source, open_source
+from llmlab.data.sources import RULES, Source, open_source
 from llmlab.data.template import FILE as TEMPLATE
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL
 from llmlab.data.windows import Stream
@@ -46,6 +46,7 @@ def prepare(
     reads: str = TEXT,
     labels: Sequence[str] | None = None,
     filters: Chosen = NONE,
+    rules: int = RULES,
 ) -> Corpus:
     """The corpus that `data` and `tokenizer` name, from the cache or made now.
 
@@ -55,7 +56,7 @@ def prepare(
     `home`: a run folder, whose tokenizer it must be: where that of `tokenizer` would be another, none is learnt.
     `text`: the fingerprint that it must have; OtherText, before anything is tokenized, where it has another.
     `reads`: "text", or the kind of its records. `labels`: the classes of a run, in their order; None: those that occur.
-    `filters`: of documents, by name, in their order.
+    `filters`: of documents, by name, in their order. `rules`: those of a run, by which its files are read and split.
 
     Raises UserError for text that can't be read and for a part that is too short for one window of `data.seq_len`.
     """
@@ -70,17 +71,17 @@ def prepare(
     if home is not None and tokenizer.template is not None and (home / TEMPLATE).is_file():
         # The run's own copy: the file that was named then may be another now, or gone.
         tokenizer = replace(tokenizer, template=str(home / TEMPLATE))
-    source = open_source(data, reads)
-    folder = _place(data, tokenizer, special, source, labels, filters)
+    source = open_source(data, reads, rules)
+    folder = _place(data, tokenizer, special, source, labels, filters, rules)
     if home is not None and not same_tokenizer(folder, home):
         tokenizer = replace(tokenizer, kind="file", path=str(home))
-        folder = _place(data, tokenizer, special, source, labels, filters)
-    make = functools.partial(_make, kind=KINDS.get(reads), labels=labels, filters=filters)
+        folder = _place(data, tokenizer, special, source, labels, filters, rules)
+    make = functools.partial(_make, kind=KINDS.get(reads), labels=labels, filters=filters, together=rules >= RULES)
 
     def fill(at: Path) -> dict[str, Any]:
         made = make(at, data, tokenizer, special, source, text)
         card.write(at, made, f"data.path={account.printable(data.path)}" if data.path else f"data={data.source}")
-        return made
+        return {**made, "rules": rules}
 
     manifest = cache.open_or_make(folder, fill, resumes=reads == TEXT)
     if text not in (None, manifest["fingerprint"]):
@@ -119,6 +120,7 @@ def _place(
     source: Source,
     labels: Sequence[str] | None = None,
     filters: Chosen = NONE,
+    rules: int = RULES,
 ) -> Path:
     """The folder of a corpus in the cache, by all that decides what is in it."""
     choice = {
@@ -132,6 +134,7 @@ def _place(
         ],
         "special": sorted(set(special)),
         "source": source.stamp,
+        "rules": rules,
         "labels": None if labels is None else list(labels),
         # Another version of tokenizers may split or merge a text otherwise.
         "libraries": [importlib.metadata.version("tokenizers"), np.__version__],
@@ -147,10 +150,11 @@ def cached(
     special: tuple[str, ...] = (),
     reads: str = TEXT,
     filters: Chosen = NONE,
+    rules: int = RULES,
 ) -> Path | None:
     """The folder of a corpus that was prepared before and is sound, of the files as they are now; None without one."""
     try:
-        folder = _place(data, tokenizer, special, open_source(data, reads), filters=filters)
+        folder = _place(data, tokenizer, special, open_source(data, reads, rules), filters=filters, rules=rules)
         # Checked and not only looked for: a folder that lost a file would be prepared again by whoever opens it.
         cache.check(folder)
     except (UserError, OSError, cache.Damaged):
@@ -203,17 +207,18 @@ def _make(
     kind: Kind | None,
     labels: Sequence[str] | None,
     filters: Chosen,
+    together: bool,
 ) -> dict[str, Any]:
     with progress() as bar:
         source.account.quarantine = folder / account.QUARANTINE
         reading = Reading(data, source, kind, filters, bar)
         if kind is None:
-            return prepare_texts.make(folder, data, cfg, special, reading, wanted, bar)
+            return prepare_texts.make(folder, data, cfg, special, reading, wanted, bar, together)
         documents = list(reading.documents())
         with fingerprint.listing(folder) as list_one:
             for one in (listed := [fingerprint.listed(d) for d in documents]):
                 list_one(one)
         if wanted not in (None, found := fingerprint.fingerprint(listed)):
             raise OtherText(found, listed)
-        made = prepare_records.make(folder, data, cfg, special, documents, kind, labels, bar)
+        made = prepare_records.make(folder, data, cfg, special, documents, kind, labels, bar, together)
         return {**made, "fingerprint": found, "source": data.source, "read": reading.account()}

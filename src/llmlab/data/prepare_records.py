@@ -37,12 +37,13 @@ def make(
     kind: Kind,
     labels: Sequence[str] | None,
     bar: Bar,
+    together: bool,
 ) -> dict[str, Any]:
     """Write the records of `documents` (each one as JSON) and their tokenizer into `folder`; the manifest, but for the
-    fields that are of any corpus.
+    fields that are of any corpus. together: equal records are in one part.
     """
     everything: list[Record] = [json.loads(d.text) for d in documents]
-    parts, split = _split(everything, data)
+    parts, split = _split(everything, data, together)
     # In place: records of both parts are those of `everything`.
     notes = label_model.relabel(parts) if data.votes == "label_model" else []
     known = None if kind.name not in LABELLED else _classes(documents, everything, labels)
@@ -132,7 +133,7 @@ def _written(record: Record, kind: Kind, template: Template, name: str) -> Recor
         raise UserError(f"data.path: {name}: {e}") from None
 
 
-def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[Record]], str]:
+def _split(found: Sequence[Record], data: schema.Data, together: bool) -> tuple[dict[str, list[Record]], str]:
     """Records by a hash of all but their label, or the last share of them; the latter too where a side would be empty."""
     if data.split == "none":
         return {"train": list(found), "validation": []}, "none"
@@ -143,7 +144,7 @@ def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[R
             # White space inside a text is "\\n" in JSON: made a space, so that it runs together with other white space.
             same = fingerprint.normal(WHITE.sub(" ", record_arrays.key(record)))
             place = "validation" if record_arrays.side(record) < data.validation else "train"
-            parts[sides.setdefault(same, place)].append(record)
+            parts[sides.setdefault(same, place) if together else place].append(record)
         if all(parts.values()):
             return parts, "document"
     # At least one record is held out, however small the share.

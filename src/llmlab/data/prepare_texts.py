@@ -34,8 +34,10 @@ def make(
     reading: Reading,
     wanted: str | None,
     bar: Bar,
+    together: bool,
 ) -> dict[str, Any]:
-    """Write the corpus and its tokenizer into `folder`; the manifest. wanted: the fingerprint that the text must have."""
+    """Write the corpus and its tokenizer into `folder`; the manifest. wanted: the fingerprint that the text must have.
+    together: equal texts are in one part."""
     if (store := TextStore.open(folder)) is not None:
         rank_zero_info(f"going on with a preparation that was stopped: its {len(store):,} documents are read")
     else:
@@ -43,9 +45,9 @@ def make(
     found = store.about["fingerprint"]
     if wanted not in (None, found):
         raise OtherText(found, fingerprint.read(folder) or [])
-    parts, how = split(store, data.split, data.validation)
+    parts, how = split(store, data.split, data.validation, together)
     notes = []
-    if how == "position" and (repeated := leave_out_repeated(parts)):
+    if together and how == "position" and (repeated := leave_out_repeated(parts)):
         those = "document is left out: its" if repeated == 1 else "documents are left out: their"
         notes.append(f"{repeated:,} held-out {those} text is in the training part too")
     if how != data.split:

@@ -63,17 +63,25 @@ class Record(TypedDict, total=False):
     rest: NotRequired[dict[str, Any]]
 
 
-def records(path: Path, kind: Kind, names: Mapping[str, str], keep_votes: bool = False, strict: bool = True) -> Source:
+def records(
+    path: Path,
+    kind: Kind,
+    names: Mapping[str, str],
+    keep_votes: bool = False,
+    strict: bool = True,
+    endings: tuple[str, ...] | None = None,
+) -> Source:
     """All records of a kind at `path`, in the order of the files' names, each a document whose text is the record as JSON.
 
     names: the keys by which the files call a field, where they have others; "a.b" for one inside another object. keep_votes:
-    records keep their votes beside the label of the majority. strict: the first that is no record is an error. Raises
-    UserError where there is nothing to read; what is wrong inside a file is found, with its line, when it is read.
+    records keep their votes beside the label of the majority. strict: the first that is no record is an error. endings: of
+    the files that are read; None: of all formats. Raises UserError where there is nothing to read; what is wrong inside a
+    file is found, with its line, when it is read.
     """
     mine = {key for field in kind.fields for key in field.keys}
     if foreign := [n for n in names if n not in mine]:
         raise UserError(f"data.fields.{foreign[0]}: no field of {kind}; leave it out")
-    listed, account = opened(path, readers.ROWS, strict)
+    listed, account = opened(path, readers.ROWS, strict, endings)
 
     def read(file: File) -> Iterator[Document]:
         for item, name in good_items(file, readers.ROWS, lambda columns: None, account):

@@ -14,11 +14,16 @@ from llmlab.record_kinds import KEYS, KINDS, TEXT
 if TYPE_CHECKING:
     from llmlab.config.schema import Data
 
-__all__ = ["Document", "Source", "open_source"]
+__all__ = ["RULES", "Document", "Source", "open_source"]
+
+# Of the rules by which files become the two parts of a corpus. A run goes on by those that it began with. 1: each text is
+# held out or not by itself, and files of these endings are read.
+RULES = 2
+FIRST = {True: (".txt", ".md", ".jsonl"), False: (".jsonl", ".json", ".csv", ".tsv")}  # of texts; of records
 
 
-def open_source(cfg: Data, reads: str = TEXT) -> Source:
-    """The source that `data.source` names, of texts or of records of the kind `reads`.
+def open_source(cfg: Data, reads: str = TEXT, rules: int = RULES) -> Source:
+    """The source that `data.source` names, of texts or of records of the kind `reads`. rules: those of a run.
 
     Raises UserError for an unknown name, a `data.path` that is missing, superfluous, or has nothing to read.
     """
@@ -27,6 +32,7 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
         return arithmetic.source(reads)
     if cfg.source == "reasoning_gym" and not (names or cfg.path or cfg.field != "text"):
         return reasoning.source(reads, cfg.task or "", cfg.n_records)
+    endings = FIRST[reads == TEXT] if rules < RULES else None
     if reads != TEXT:
         kind = KINDS[reads]
         if cfg.source != "files" or not cfg.path:
@@ -37,7 +43,7 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
         if cfg.field != "text":
             raise UserError(f"data.field={cfg.field} is for texts; of {kind} data.fields.text=KEY names one")
         # os.path's: pathlib's raises RuntimeError for the home of a user that is not there.
-        return records(expanded(cfg.path), kind, names, cfg.votes == "label_model", cfg.strict)
+        return records(expanded(cfg.path), kind, names, cfg.votes == "label_model", cfg.strict, endings)
     if names:
         first, key = next(iter(names.items()))
         raise UserError(
@@ -49,7 +55,7 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
                 "data.path: data=files needs a file or a folder "
                 f"({readers.shown_endings(readers.FORMATS)}): data.path=FOLDER_OR_FILE"
             )
-        return files.files(expanded(cfg.path), cfg.field, cfg.strict)
+        return files.files(expanded(cfg.path), cfg.field, cfg.strict, endings)
     if cfg.path:
         raise UserError(f"data.path={cfg.path} has no effect with data.source={cfg.source}: add data=files")
     if cfg.field != "text":

@@ -131,19 +131,22 @@ class Part:
             yield Part(self.store, self.indexes[a:b], self.begin * (a == 0), self.end if b == len(self) else None)
 
 
-def split(store: TextStore, by: str, validation: float) -> tuple[dict[str, Part], str]:
+def split(store: TextStore, by: str, validation: float, together: bool = True) -> tuple[dict[str, Part], str]:
     """(training and validation part, how they were split): whole documents by their places, or all text after a share of its
     characters; by `none` all of it is for training.
 
     By its place a document stays on its side whatever else is in the corpus, but for one that is equal to another before it up
-    to white space and case, and goes to the other's side. Where that leaves one side empty (a corpus of one file) the split is
-    by position.
+    to white space and case, and goes to the other's side if `together`. Where that leaves one side empty (a corpus of one
+    file) the split is by position.
     """
     every = np.arange(len(store))
     if by == "none":
         return {"train": Part(store, every), "validation": Part(store, every[:0])}, by
-    _, first, same = np.unique(store.normals, return_index=True, return_inverse=True)
-    held_out = store.places[first[same]] < validation
+    places = store.places
+    if together:
+        _, first, same = np.unique(store.normals, return_index=True, return_inverse=True)
+        places = places[first[same]]
+    held_out = places < validation
     if by == "document" and held_out.any() and not held_out.all():
         return {"train": Part(store, every[~held_out]), "validation": Part(store, every[held_out])}, by
     begins = np.cumsum(store.lengths) - store.lengths

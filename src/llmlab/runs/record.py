@@ -35,13 +35,15 @@ class Intervals(TypedDict):
 
 
 class Text(TypedDict, total=False):
-    """fingerprint: of the documents; corpus: its folder in the cache; path: where data=files found it."""
+    """fingerprint: of the documents; corpus: its folder in the cache; path: where data=files found it; rules: of how files
+    are read and split, the first ones in a record that has none."""
 
     fingerprint: str
     documents: int
     corpus: str
     path: str | None
     source: str
+    rules: int
 
 
 class Hardware(TypedDict, total=False):

@@ -76,6 +76,7 @@ def corpus(run: Trained, advice: str) -> Corpus:
             text=there.get("fingerprint"),
             reads=run.reads,
             filters=run.filters,
+            rules=there.get("rules", 1),
         )
     except OtherText as e:
         before = fingerprints.read(cache.root() / "corpora" / there["corpus"]) if there.get("corpus") else None
@@ -104,6 +105,7 @@ def fields(corpus: Corpus, cfg: DictConfig) -> dict[str, Any]:
         "path": path if cfg.data.source == "files" else None,
         "documents": sum(corpus.manifest["documents"].values()),
         "corpus": corpus.folder.name,
+        "rules": corpus.manifest["rules"],
     }
 
 
@@ -120,7 +122,9 @@ def repair(run: Trained) -> list[str]:
     named = cache.root() / "corpora" / there["corpus"] if there.get("corpus") else None
     lines = []
     for at in (
-        c for c in (named, cached(run.data, run.tokenizer, run.special, run.reads, run.filters)) if c is not None
+        c
+        for c in (named, cached(run.data, run.tokenizer, run.special, run.reads, run.filters, there.get("rules", 1)))
+        if c is not None
     ):
         for name in [n for n in wrong if _is_it(at, n, there, fields)]:
             # The bytes of the file, not its content saved anew: the record's hash is of the bytes.

@@ -120,7 +120,8 @@ class Asked:
         if own is self:
             return corpus
         path = (text.recorded_fields(own.home).get("data") or {}).get("path") or settings.path
-        return prepare(replace(settings, path=path), file, needed(self.cfg), reads=PROMPTS, filters=chosen)
+        rules = corpus.manifest["rules"]
+        return prepare(replace(settings, path=path), file, needed(self.cfg), reads=PROMPTS, filters=chosen, rules=rules)
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
