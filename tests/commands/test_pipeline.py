@@ -70,6 +70,11 @@ def test_the_stages_are_runs_that_are_kept_and_gone_on_with(done, capsys):
     assert cli.run(command) == 0  # nothing is left to do: no process is started, and the table is the same
     assert capsys.readouterr().out.count("done before") == 7
     assert json.loads((folder / "table.json").read_text()) == table
+    prompts = folder.parent / "long.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": p, "answer": "2"}) + "\n" for p in ("1+1=", "1+" * 300 + "1=")))
+    words = [f"run={folder}/sft", "reward.field=answer", "reward=exact", f"data={prompts}", "samples=1", "max_new=2"]
+    assert cli.run(["eval", *words]) == 0 and "cut  1 of 2 records cut at" in capsys.readouterr().out
+    assert (folder / "sft/scores/exact-long.json").is_file()
     assert cli.run([*command, "sft.optimizer.lr=1"]) == 1
     assert "has stages of other words (sft, ranked, judge, dpo, ppo, grpo)" in capsys.readouterr().err
 

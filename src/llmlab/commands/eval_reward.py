@@ -134,6 +134,7 @@ def lines(score: Score) -> list[str]:
             rows.append(("its win rate", shown(best["win_rate"])))
         rows.append(("its KL", f"at most {best['kl_at_most']:.4f} to the run's own"))
     rows += [("answer length", f"{score['answer_length']:.2f}"), ("ended", f"{score['ended']:.4f}")]
+    rows += [("cut", line) for line in score.get("cut", ())]
     return [f"{name:>14}  {value}" for name, value in rows]
 
 

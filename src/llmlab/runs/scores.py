@@ -32,7 +32,7 @@ class BestOf(TypedDict):
 
 class Score(TypedDict):
     """A run by a reward. prompts, answers: numbers of both. ended: the share of answers with an end. kl: of an answer, to the
-    reference, nats; no_kl: why there is none."""
+    reference, nats; no_kl: why there is none; cut: lines on prompts that the model has no room for."""
 
     run: str
     reward_by: str
@@ -51,6 +51,7 @@ class Score(TypedDict):
     best_of: NotRequired[BestOf]
     answer_length: float
     ended: float
+    cut: NotRequired[list[str]]
 
 
 class Answered(TypedDict):

@@ -12,6 +12,7 @@ from llmlab.config import learned, schema
 from llmlab.config.companions import judging, requested
 from llmlab.config.compose import compose
 from llmlab.data import prepare
+from llmlab.data.records import RecordSamples
 from llmlab.data.samples import samples
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
@@ -83,15 +84,19 @@ class Asked:
         own = self.cfg.alignment.get("max_new") if self.reads_prompts else None
         return int(own) if own is not None else min(LONGEST, max(1, self.cfg.data.seq_len // 2))
 
-    def prompts(self, request: Request, own: Asked | None, max_new: int) -> tuple[acting.Prompts, Corpus]:
-        """own: the run whose held-out prompts are asked where the request names none."""
+    def prompts(self, request: Request, own: Asked | None, max_new: int) -> tuple[acting.Prompts, Corpus, list[str]]:
+        """(prompts, their corpus, lines on those that the model has no room for). own: the run whose held-out prompts are
+        asked where the request names none."""
         corpus = self._corpus(request, own)
         room = limit(self.model) or max(self.cfg.data.seq_len, self.model.sizes.max_positions)
         if room <= max_new + 1:
             raise UserError(f"max_new={max_new}: the model reads {room} tokens, which leaves no room for a prompt")
         reader = cast(Objective, _Reader(Rollout(1, max_new)))
         part = corpus.train if request.data is not None else corpus.validation
-        return cast(acting.Prompts, samples(corpus, part, reader, room)), corpus
+        found = samples(corpus, part, reader, room)
+        assert isinstance(found, RecordSamples)
+        # One whose beginning is cut away may ask for something else.
+        return cast(acting.Prompts, found), corpus, found.told(f"{found.seq_len} tokens")
 
     def _corpus(self, request: Request, own: Asked | None) -> Corpus:
         file = schema.Tokenizer(kind="file", path=str(self.home))

@@ -44,6 +44,7 @@ class Writer:
         self.tokenizer, self.vocabulary = tokenizer, tokenizer.vocab_size
         self.prompts = [p for p in prompts for _ in range(request.samples)]
         self.max_new, self.written = max_new, list[Answer]()
+        self.cut = list[str]()
 
     def actor(self, judge: Judge) -> Actor:
         how = Rollout(self.request.samples, self.max_new)
@@ -142,6 +143,11 @@ def score(
         "answer_length": float(np.mean(lengths)),
         "ended": float(np.mean(ends)),
     }
+    if cut := [
+        *writer.cut,
+        *(f"{line}, by the reference" for line in (other.cut if other else []) if other is not writer),
+    ]:
+        found["cut"] = cut
     if kl is not None:
         found["kl"] = _measured(measures.interval(kl.mean(1), share=False))
     if no_kl is not None:
@@ -189,13 +195,15 @@ def keep(run: str, found: Score, answers: Sequence[Answered]) -> Path:
 def _writer(
     asked: Asked, request: Request, own: Asked | None, max_new: int, judges: Sequence[Judge], role: str
 ) -> Writer:
-    prompts, corpus = asked.prompts(request, own, max_new)
+    prompts, corpus, cut = asked.prompts(request, own, max_new)
     if not len(prompts):
         raise UserError(f"data={request.data}: it has no prompts")
     for one in judges:
         acting.check(prompts, one.reward, asked.model)
     n = min(len(prompts), request.prompts or len(prompts))
-    return Writer(asked, [prompts[i] for i in range(n)], corpus.tokenizer, request, max_new, role)
+    writer = Writer(asked, [prompts[i] for i in range(n)], corpus.tokenizer, request, max_new, role)
+    writer.cut = cut
+    return writer
 
 
 def _same(run: str, reference: str) -> bool:
