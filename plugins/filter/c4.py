@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from llmlab.registry import register
-from llmlab_plugins.filter.examples import word_list
-from llmlab_plugins.filter.lines import checked_shares, lines
+from llmlab_plugins.filter._examples import word_list
+from llmlab_plugins.filter._lines import checked_shares, lines
 
 ENDS = (".", "!", "?", '"', "\u201d")
 ELLIPSES = ("...", "\u2026")

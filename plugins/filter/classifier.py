@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llmlab.registry import register
-from llmlab_plugins.filter.examples import documents
+from llmlab_plugins.filter._examples import documents
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmlab.registry import register
-from llmlab_plugins.filter.lines import checked_shares, ends_a_sentence, lines, repeated
+from llmlab_plugins.filter._lines import checked_shares, ends_a_sentence, lines, repeated
 
 
 @register("filter", "fineweb")

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from llmlab.registry import register
-from llmlab_plugins.filter.lines import checked_shares, lines, paragraphs, repeated
+from llmlab_plugins.filter._lines import checked_shares, lines, paragraphs, repeated
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 BULLETS = tuple("\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u25cf\u25cb\u2013")

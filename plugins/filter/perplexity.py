@@ -8,7 +8,7 @@ import numpy as np
 
 from llmlab.ngram import KneserNey
 from llmlab.registry import register
-from llmlab_plugins.filter.examples import documents
+from llmlab_plugins.filter._examples import documents
 
 BYTES = 256
 HIGHEST = 7  # order of n-grams of bytes that fit into 64 bits

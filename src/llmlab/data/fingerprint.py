@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from llmlab.data.sources import Document
 from llmlab.errors import UserError
 
 NAME = "documents.txt"  # in a cached corpus: one document a line, "DIGEST NAME", in their order
@@ -31,8 +30,9 @@ class OtherText(UserError):
         self.fingerprint, self.documents = fingerprint, documents
 
 
-def listed(document: Document) -> Listed:
-    return Listed(hashlib.sha256(document.text.encode("utf-8")).hexdigest(), " ".join(document.name.split("\n")))
+def listed(name: str, text: bytes) -> Listed:
+    """A document whose text is, in UTF-8, `text`."""
+    return Listed(hashlib.sha256(text).hexdigest(), " ".join(name.split("\n")))
 
 
 def normal(text: str) -> bytes:

@@ -216,7 +216,7 @@ def _make(
             return prepare_texts.make(folder, data, cfg, special, reading, wanted, bar, together)
         documents = list(reading.documents())
         with fingerprint.listing(folder) as list_one:
-            for one in (listed := [fingerprint.listed(d) for d in documents]):
+            for one in (listed := [fingerprint.listed(d.name, d.text.encode("utf-8")) for d in documents]):
                 list_one(one)
         if wanted not in (None, found := fingerprint.fingerprint(listed)):
             raise OtherText(found, listed)

@@ -35,7 +35,8 @@ class Reading:
             found = filters.kept(self.source.read(lambda done, total: self.bar("reading", done, total)))
             for document in itertools.islice(found, self.data.max_documents):
                 self.count += 1
-                self.bytes += len(document.text.encode("utf-8"))
+                if self.chosen:  # else they are those that the source has counted
+                    self.bytes += len(document.text.encode("utf-8"))
                 yield document
             self._filtered = filters.accounts
             check_broken(self.source.account.fields(), self._where, self.data.strict, self.data.broken)

@@ -61,11 +61,12 @@ class TextStore:
         total = hashlib.sha256()
         with (folder / TEXTS).open("wb", buffering=BUFFER) as f, fingerprint.listing(folder) as list_one:
             for document in documents:
-                listed = fingerprint.listed(document)
+                encoded = document.text.encode("utf-8")
+                listed = fingerprint.listed(document.name, encoded)
                 list_one(listed)
                 digest = bytes.fromhex(listed.digest)
                 total.update(digest)
-                f.write(encoded := document.text.encode("utf-8"))
+                f.write(encoded)
                 ends.append(ends[-1] + len(encoded))
                 lengths.append(len(document.text))
                 # Not hash(): Python salts that of a text anew in each process.
